@@ -1,0 +1,42 @@
+"""Realtime messages for Python: structured concurrency on Trio, one hub, WebSocket and Server-Sent Events.
+
+The public names. `realtime.server` runs a whole server, `realtime.testing` is the test kit.
+"""
+
+from __future__ import annotations
+
+from realtime.auth import Identity
+from realtime.broker import Broker, Draft, MemoryBroker
+from realtime.config import Settings, load_settings
+from realtime.engine import Engine, open_engine
+from realtime.errors import CommandError, ConfigurationError, ErrorCode, RealtimeError
+from realtime.history import Position, Since
+from realtime.local import LocalSubscription, Lost, Message
+from realtime.topics import Access, Kind, Mode, Overflow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Access",
+    "Broker",
+    "CommandError",
+    "ConfigurationError",
+    "Draft",
+    "Engine",
+    "ErrorCode",
+    "Identity",
+    "Kind",
+    "LocalSubscription",
+    "Lost",
+    "MemoryBroker",
+    "Message",
+    "Mode",
+    "Overflow",
+    "Position",
+    "RealtimeError",
+    "Settings",
+    "Since",
+    "__version__",
+    "load_settings",
+    "open_engine",
+]

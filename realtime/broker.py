@@ -1,0 +1,207 @@
+"""Who decides the order: the port of brokers, and the one that lives in memory.
+
+The port is written for a broker that is another process, reached over a network: publishing and reading
+history wait, live messages arrive by themselves. What the hub and the tests rely on stands in `Broker`;
+every implementation passes the same contract suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+from attrs import define, field, frozen
+
+from realtime.errors import CommandError, ErrorCode
+from realtime.history import History, Page, Position, Publication, Since
+from realtime.ingress import Ingress
+from realtime.topics import Kind, Kinds
+
+__all__ = ["Broker", "Draft", "MemoryBroker", "PublishesAtOnce"]
+
+
+@frozen
+class Draft:
+    """A message that has no position yet. ``data`` is JSON text on one line."""
+
+    data: bytes
+    event: str | None = None
+    key: str | None = None
+
+
+class Broker(Protocol):
+    """Gives messages their positions, keeps the recent past, hands every message to the ingress.
+
+    *Order*: offsets of one topic and epoch are 1, 2, 3 ... without holes, and messages reach the ingress in
+    that order. There is no order between topics.
+
+    *Join*: a `read` that returns a page with top ``t`` was consistent at one instant: the page holds what was
+    asked for up to ``t``, and every message after ``t`` reaches the ingress of a node that had subscribed
+    before it called `read`, also while `read` is still waiting.
+
+    *Loss*: a message that `publish` returned a position for is in the history (as long as its bounds allow) and
+    reaches each subscribed node. A broker that finds it could not deliver a range says so by delivering
+    the next message with a jump in its offsets; the hub turns a jump into a gap.
+
+    *Cancellation*: a `publish` that was cancelled has published either nothing or everything.
+    """
+
+    async def run(self, ingress: Ingress, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver to ``ingress`` until cancelled."""
+        ...
+
+    async def publish(self, topic: str, draft: Draft) -> Position:
+        """Append to the topic; waits while the ingress is full. Raises `CommandError` (``UNAVAILABLE``, ``LIMIT_EXCEEDED``)."""
+        ...
+
+    async def subscribe(self, topic: str) -> None:
+        """From now on this node wants the topic's messages. Counted: one `unsubscribe` for each."""
+        ...
+
+    def unsubscribe(self, topic: str) -> None:
+        """One subscriber less. Synchronous, so that clean-up under cancellation cannot be cut short."""
+        ...
+
+    async def read(self, topic: str, since: Since, limit: int) -> Page:
+        """The history after a position, all of it or none (see `Page.why`)."""
+        ...
+
+    async def browse(self, topic: str, after: Position | None, limit: int) -> Page:
+        """A page of history for looking around."""
+        ...
+
+    def recoverable(self, topic: str, epoch: str, offset: int) -> bool:
+        """Whether, as far as this node knows, history still has this message."""
+        ...
+
+
+class PublishesAtOnce(Protocol):
+    """An ability that a broker may have besides: publishing without waiting, if nothing is in the way."""
+
+    def publish_nowait(self, topic: str, draft: Draft) -> Position | None:
+        """Like `Broker.publish`; None where it would have to wait."""
+        ...
+
+
+@define(eq=False)
+class _Topic:
+    kind: Kind
+    history: History
+    subscribers: int = 0
+    used_at: float = field(default=0.0)
+
+
+class MemoryBroker:
+    """The broker of a single node: history in memory, gone with the process.
+
+    A topic comes into being with its first publication or subscriber and is forgotten once nobody
+    subscribes and its history has expired; should it come back, it does so in a new epoch.
+    """
+
+    #: How often topics that expired are looked for. Reading expires too; this only frees memory.
+    SWEEP_SECONDS = 5.0
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        *,
+        max_topics: int = 100_000,
+        now: Callable[[], float] = trio.current_time,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._kinds = kinds
+        self._max_topics = max_topics
+        self._now = now
+        self._now_ms = now_ms
+        self._topics: dict[str, _Topic] = {}
+        self._ingress: Ingress | None = None
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    async def run(self, ingress: Ingress, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `Broker.run`: delivering is done by whoever publishes, this task forgets what expired."""
+        self._ingress = ingress
+        task_status.started()
+        try:
+            while True:
+                await trio.sleep(self.SWEEP_SECONDS)
+                await self._sweep()
+        finally:
+            self._ingress = None
+
+    async def publish(self, topic: str, draft: Draft) -> Position:
+        """See `Broker.publish`."""
+        position = self.publish_nowait(topic, draft)
+        while position is None:
+            await self._running().wait_room()
+            position = self.publish_nowait(topic, draft, waited=True)
+        return position
+
+    def publish_nowait(self, topic: str, draft: Draft, *, waited: bool = False) -> Position | None:
+        """See `PublishesAtOnce`. ``waited``: the caller has stood in the queue and goes before it."""
+        ingress = self._running()
+        if waited:
+            if ingress.messages >= ingress.max_messages or ingress.bytes >= ingress.max_bytes:
+                return None
+        elif not ingress.has_room():
+            return None
+        state = self._topics.get(topic) or self._create(topic)
+        history = state.history
+        publication = Publication(topic, history.top + 1, self._now_ms(), draft.data, draft.event, draft.key)
+        state.used_at = self._now()
+        history.append(publication, state.used_at)
+        ingress.put_nowait(publication)
+        return history.position
+
+    async def subscribe(self, topic: str) -> None:
+        """See `Broker.subscribe`."""
+        state = self._topics.get(topic) or self._create(topic)
+        state.subscribers += 1
+
+    def unsubscribe(self, topic: str) -> None:
+        """See `Broker.unsubscribe`."""
+        state = self._topics[topic]
+        state.subscribers -= 1
+        state.used_at = self._now()
+
+    async def read(self, topic: str, since: Since, limit: int) -> Page:
+        """See `Broker.read`."""
+        return self._fresh(topic).history.read(since, limit)
+
+    async def browse(self, topic: str, after: Position | None, limit: int) -> Page:
+        """See `Broker.browse`."""
+        return self._fresh(topic).history.browse(after, limit)
+
+    def recoverable(self, topic: str, epoch: str, offset: int) -> bool:
+        """See `Broker.recoverable`."""
+        state = self._topics.get(topic)
+        return state is not None and state.history.epoch == epoch and state.history.oldest <= offset
+
+    def _running(self) -> Ingress:
+        if self._ingress is None:
+            raise CommandError(ErrorCode.UNAVAILABLE, "the server is not running")
+        return self._ingress
+
+    def _create(self, topic: str) -> _Topic:
+        if len(self._topics) >= self._max_topics:
+            raise CommandError(ErrorCode.LIMIT_EXCEEDED, "the server has as many topics as it may")
+        kind, _ = self._kinds.split(topic)
+        history = History(kind.history_messages, kind.history_bytes, kind.history_age_seconds)
+        state = self._topics[topic] = _Topic(kind, history, used_at=self._now())
+        return state
+
+    def _fresh(self, topic: str) -> _Topic:
+        state = self._topics.get(topic) or self._create(topic)
+        state.history.expire(self._now())
+        return state
+
+    async def _sweep(self) -> None:
+        now = self._now()
+        for count, (name, state) in enumerate(list(self._topics.items()), 1):
+            state.history.expire(now)
+            if not state.subscribers and not len(state.history) and now - state.used_at > self.SWEEP_SECONDS:
+                del self._topics[name]
+            if not count % 1000:
+                await trio.lowlevel.checkpoint()  # a hundred thousand topics must not hold up a tick

@@ -1,0 +1,521 @@
+"""One live peer as a tree of tasks.
+
+::
+
+    run
+    |- reader     this task: hands each message to the session, carries out what it decides
+    |- sender     sleeps while the wire keeps up; owns the wire from the first byte that it did not take at once
+    |- heartbeat  pings, and ends a peer that has been silent for too long
+    '- timeouts   login, idleness, expiry of the login, a write that makes no progress
+
+The first to find a reason calls `Connection.close`: it names the close reason and cancels the tree. Then, within
+a deadline, the goodbye is said: the `disconnect` push, what was still queued if the peer listens, the wire's own
+close. Whatever happens, the wire is aborted and the hub has forgotten the connection when `run` returns.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from attrs import frozen
+
+from realtime import closing, messages
+from realtime.auth import ANONYMOUS, Identity
+from realtime.closing import CloseReason
+from realtime.errors import CommandError, ErrorCode, ProtocolViolation, WireError
+from realtime.history import Since
+from realtime.messages import encode
+from realtime.session import Accepted, Refused, Session, State
+from realtime.subscription import Subscription
+from realtime.topics import Kind, Mode
+from realtime.views import EVERYTHING, View, message_text
+from realtime.wire import Wire
+
+if TYPE_CHECKING:
+    from realtime.engine import Engine
+
+__all__ = ["Connection", "ConnectionStatistics", "Subscribe"]
+
+log = structlog.get_logger("realtime")
+
+#: How long the goodbye of one connection may take when nobody said otherwise.
+GOODBYE_SECONDS = 2.0
+
+
+@frozen
+class Subscribe:
+    """A subscription that a request asks for before the first command: by its URL or its route."""
+
+    topic: str
+    view: View = EVERYTHING
+    mode: Mode | None = None
+    since: Since | None = None
+
+
+@frozen
+class ConnectionStatistics:
+    """What is known about one connection."""
+
+    id: str
+    user: str | None
+    transport: str
+    connected_seconds: float
+    heard_seconds_ago: float
+    commands: int
+    subscriptions: int
+    queue_messages: int
+    queue_bytes: int
+    queue_age: float
+
+
+class Connection:
+    """See the module. Created by a transport, which then calls `run` in the task that holds the wire."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        wire: Wire,
+        *,
+        identity: Identity = ANONYMOUS,
+        authenticated: bool = True,
+        transport: str = "test",
+        secret: str | None = None,
+    ) -> None:
+        settings = engine.settings
+        self.id = "c_" + secrets.token_urlsafe(12)
+        self.transport = transport
+        self.reason: CloseReason | None = None
+        self.commands = 0
+        self._secret = secret
+        self._engine = engine
+        self._settings = settings
+        self._wire = wire
+        self.session = Session(
+            id=self.id,
+            kinds=engine.kinds,
+            max_topics=settings.max_topics,
+            identity=identity,
+            state=State.OPEN if authenticated else State.GREETING,
+        )
+        self.outbox = engine.hub.outbox(
+            wire,
+            max_messages=settings.outbox_messages,
+            max_bytes=settings.outbox_bytes,
+            on_backlog=self._wake_sender,
+            on_failure=self.close,
+        )
+        self._scope = trio.CancelScope()
+        self._backlog = trio.Event()
+        self._rearm = trio.Event()
+        now = trio.current_time()
+        self.connected_at = now
+        self._active_at = now
+        self._backlog_since = 0.0
+        self._expires_at = math.inf if identity.expires_in is None else now + identity.expires_in
+        self._warned = False
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def run(self, subscribe: list[Subscribe] | None = None) -> CloseReason:
+        """Serve the peer until one of the tasks finds a reason to end; the wire is released when this returns.
+
+        ``subscribe``: joined before the first command is read. Raises `CommandError`, before anything is sent, if
+        one of them is refused.
+        """
+        self.outbox.corked = True
+        try:
+            replies = [await self._join(wish) for wish in subscribe or ()]
+        except BaseException:
+            self._leave()
+            raise
+        self._engine.connections[self.id] = self
+        trace_id = ""
+        try:
+            await self._wire.open()
+            self._push("welcome", self._welcome())
+            for reply in replies:
+                self._push("subscribed", reply, cursor=self.outbox.cursor)
+            self.outbox.corked = False
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_backlog)
+                    nursery.start_soon(self._beat)
+                    nursery.start_soon(self._watch_timeouts)
+                    self.outbox.flush()
+                    self.close(await self._wire.read(self))
+        except WireError:
+            self.close(closing.GONE)
+        except Exception:
+            trace_id = secrets.token_hex(8)
+            log.exception("connection failed", connection=self.id, trace_id=trace_id)
+            self.close(closing.INTERNAL)
+        finally:
+            self._leave()
+            self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
+            del self._engine.connections[self.id]
+            await self._say_goodbye(trace_id)
+        assert self.reason is not None
+        return self.reason
+
+    def close(self, reason: CloseReason) -> None:
+        """End the connection for this reason, unless it is ending for another already. Never waits."""
+        if self.reason is None:
+            self.reason = reason
+            self.session.state = State.CLOSING
+            self._scope.cancel()
+
+    def _leave(self) -> None:
+        hub = self._engine.hub
+        for subscription in self.session.subscriptions.values():
+            hub.unsubscribe(subscription, keep_queue=True)
+        self.session.subscriptions.clear()
+
+    async def _say_goodbye(self, trace_id: str) -> None:
+        reason = self.reason
+        assert reason is not None
+        if code := _VIOLATIONS.get(reason):
+            self._push("error", _error(None, CommandError(code, reason.text)))
+        seconds = min(GOODBYE_SECONDS, self._settings.grace_seconds)
+        try:
+            if reason.peer_listens:
+                with trio.move_on_after(seconds, shield=True):
+                    # What the peer had coming goes first: a goodbye is the last word, not the next.
+                    await self._wire.drain()
+                    while not self.outbox.empty:
+                        await self._wire.write(self.outbox.take())
+                    if framing := self._wire.framing:
+                        text = encode(
+                            {
+                                "type": "disconnect",
+                                "code": reason.code,
+                                "reason": reason.text,
+                                "reconnect": reason.reconnect,
+                                "retry_after": reason.retry_after,
+                                "trace_id": trace_id or None,
+                            }
+                        )
+                        await self._wire.write(framing.push("disconnect", text))
+                    await self._wire.close(reason)
+            else:
+                with trio.move_on_after(seconds, shield=True):
+                    await self._wire.close(reason)
+        except WireError:
+            pass  # the peer was faster
+        finally:
+            self.outbox.close()
+            self._wire.abort()
+
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    async def receive(self, text: bytes | memoryview) -> None:
+        """One message of the peer; called by the wire, in the reader's task."""
+        self.commands += 1
+        if self._settings.idle_timeout_seconds is not None:
+            self._active_at = trio.current_time()
+        try:
+            decision = self.session.decide(text)
+        except ProtocolViolation as violation:
+            self._push("error", _error(None, CommandError(ErrorCode.BAD_REQUEST, violation.message)))
+            self.close(violation.reason)
+            return
+        reply = await self._carry_out(decision)
+        if reply is not None:
+            self._push(reply["type"], reply)
+
+    def quiet(self) -> None:
+        """Everything that had arrived has been handled: send the replies in one write."""
+        self.outbox.flush()
+
+    async def _send_backlog(self) -> None:
+        """The sender: see `realtime.outbox`."""
+        outbox, wire = self.outbox, self._wire
+        while True:
+            await self._backlog.wait()
+            self._backlog = trio.Event()
+            try:
+                await wire.drain()
+                while not outbox.empty:
+                    await wire.write(outbox.take())
+            except WireError:
+                self.close(closing.GONE)
+                return
+            outbox.backlogged = False
+
+    def _wake_sender(self) -> None:
+        self._backlog_since = trio.current_time()
+        self._backlog.set()
+        self._rearm.set()
+
+    async def _beat(self) -> None:
+        """The heartbeat."""
+        wire, settings = self._wire, self._settings
+        interval = settings.ping_interval_seconds
+        patience = interval + settings.pong_timeout_seconds if wire.peer_answers else math.inf
+        interval = min(interval, wire.heartbeat_interval or math.inf)
+        # Connections that came together do not ping together.
+        beat_at = trio.current_time() + interval * self._engine.random()
+        while True:
+            await trio.sleep_until(min(beat_at, wire.heard_at + patience))
+            now = trio.current_time()
+            if now >= wire.heard_at + patience:
+                self.close(closing.NO_PONG)
+                return
+            if now >= beat_at:
+                beat_at = now + interval
+                self.outbox.offer_control(wire.heartbeat(self._ping_text()))
+                self.outbox.flush()
+
+    async def _watch_timeouts(self) -> None:
+        """Sleeps until the nearest deadline; woken only when a new one may be nearer."""
+        settings = self._settings
+        progress = -1
+        progress_at = 0.0
+        while True:
+            now = trio.current_time()
+            stalled_at = math.inf
+            if self.outbox.backlogged:
+                if self._wire.progress != progress:
+                    progress, progress_at = self._wire.progress, now
+                stalled_at = progress_at + settings.write_stall_timeout_seconds
+            else:
+                progress = -1
+            login_by = math.inf
+            if self.session.state is State.GREETING:
+                login_by = self.connected_at + settings.auth_timeout_seconds
+            idle_at = self._active_at + (settings.idle_timeout_seconds or math.inf)
+            for deadline, reason in (
+                (login_by, closing.NOT_AUTHENTICATED),
+                (idle_at, closing.IDLE),
+                (self._expires_at, closing.TOKEN_EXPIRED),
+                (stalled_at, closing.TOO_SLOW),
+            ):
+                if now >= deadline:
+                    self.close(reason)
+                    return
+            warn_at = self._expires_at - settings.token_warning_seconds
+            if now >= warn_at and not self._warned:
+                self._warned = True
+                left = {"type": "token_expiring", "expires_in": round(self._expires_at - now)}
+                self._push("token_expiring", left)
+                self.outbox.flush()
+            self._rearm = trio.Event()
+            nearest = min(login_by, idle_at, self._expires_at, stalled_at, math.inf if self._warned else warn_at)
+            with trio.move_on_at(nearest):
+                await self._rearm.wait()
+
+    # -- carrying out ----------------------------------------------------------------------------------------
+
+    async def _carry_out(self, decision: Accepted | Refused) -> dict[str, Any] | None:
+        """Do what was decided; the reply."""
+        if isinstance(decision, Refused):
+            return _error(decision.id, decision.error)
+        command = decision.command
+        try:
+            return await _ACTIONS[type(command)](self, command, decision.kind)
+        except CommandError as error:
+            return _error(command.id, error)
+        except Exception:
+            trace_id = secrets.token_hex(8)
+            log.exception("command failed", connection=self.id, command=type(command).__name__, trace_id=trace_id)
+            error = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
+            return {**_error(command.id, error), "trace_id": trace_id}
+
+    async def _publish(self, command: messages.Publish, kind: Kind) -> dict[str, Any]:
+        publisher = self._engine.publisher
+        position = publisher.publish_json_nowait(command.topic, command.data, command.event, command.key, kind=kind)
+        if position is None:
+            self.outbox.flush()  # what was answered before does not wait with us
+            position = await publisher.publish_json(command.topic, command.data, command.event, command.key, kind=kind)
+        return {
+            "type": "published",
+            "id": command.id,
+            "topic": command.topic,
+            "epoch": position.epoch,
+            "offset": position.offset,
+        }
+
+    async def _subscribe(self, command: messages.Subscribe, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
+        wish = Subscribe(
+            command.topic,
+            View.of(command.fields),
+            None if command.mode is None else Mode(command.mode),
+            command.since(),
+        )
+        reply = await self._join(wish)
+        reply["id"] = command.id
+        return reply
+
+    async def _join(self, wish: Subscribe) -> dict[str, Any]:
+        kind, name = self._engine.kinds.split(wish.topic)
+        if not kind.join.allows(self.session.identity.user, name):
+            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
+        if refusal := self.session.join_refusal(wish.topic):
+            raise refusal
+        subscription = Subscription(
+            wish.topic, kind, self.outbox, view=wish.view, mode=wish.mode or kind.mode, overflow=kind.overflow
+        )
+        joined = await self._engine.hub.subscribe(subscription, wish.since, self._settings.recover_limit)
+        self.session.subscriptions[wish.topic] = subscription
+        return {
+            "type": "subscribed",
+            "topic": wish.topic,
+            "epoch": joined.position.epoch,
+            "offset": joined.position.offset,
+            "recovered": joined.recovered,
+            "why": joined.why,
+            "replayed": joined.replayed if joined.recovered else None,
+        }
+
+    async def _update(self, command: messages.Update, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
+        subscription = self.session.subscriptions.get(command.topic)
+        if subscription is None:
+            raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
+        view, mode = subscription.view, subscription.mode
+        if command.fields is not messages.UNSET:
+            view = View.of(command.fields)
+        if isinstance(command.mode, str):
+            mode = Mode(command.mode)
+        self._engine.hub.update(subscription, view, mode)
+        return {"type": "updated", "id": command.id, "topic": command.topic}
+
+    async def _unsubscribe(self, command: messages.Unsubscribe, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
+        subscription = self.session.subscriptions.pop(command.topic, None)
+        if subscription is None:
+            raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
+        self._engine.hub.unsubscribe(subscription)
+        return {"type": "unsubscribed", "id": command.id, "topic": command.topic}
+
+    async def _history(self, command: messages.History, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
+        after = None if command.after is None else command.after.position()
+        page = await self._engine.broker.browse(command.topic, after, command.limit)
+        return {
+            "type": "history",
+            "id": command.id,
+            "topic": command.topic,
+            "epoch": page.top.epoch,
+            "offset": page.top.offset,
+            "why": page.why,
+            "messages": [messages.Raw(message_text(found, found.data)) for found in page.publications],
+        }
+
+    async def _stats(self, command: messages.Stats, kind: None) -> dict[str, Any]:  # noqa: ARG002
+        facts = self.statistics()
+        return {
+            "type": "stats",
+            "id": command.id,
+            "subscriptions": [
+                {
+                    "topic": subscription.topic,
+                    "delivered": subscription.delivered,
+                    "dropped": subscription.dropped_total,
+                    "conflated": subscription.conflated,
+                    "filtered": subscription.filtered,
+                }
+                for subscription in self.session.subscriptions.values()
+            ],
+            "queue": {"messages": facts.queue_messages, "bytes": facts.queue_bytes, "age": facts.queue_age},
+        }
+
+    async def _ping(self, command: messages.Ping, kind: None) -> dict[str, Any]:  # noqa: ARG002
+        return {"type": "pong", "id": command.id, "server_time": self._engine.now_ms()}
+
+    async def _auth(self, command: messages.Auth, kind: None) -> dict[str, Any]:  # noqa: ARG002
+        identity = await self._engine.authenticate(command.token)
+        known = self.session.identity.user
+        if known is not None and identity.user != known:
+            raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
+        self.session.identity = identity
+        if self.session.state is State.GREETING:
+            self.session.state = State.OPEN
+        self._warned = False
+        self._expires_at = math.inf if identity.expires_in is None else trio.current_time() + identity.expires_in
+        self._rearm.set()
+        return {"type": "authenticated", "id": command.id, "user": identity.user, "expires_in": identity.expires_in}
+
+    async def _batch(self, command: messages.Batch, kind: None) -> dict[str, Any]:  # noqa: ARG002
+        self.outbox.corked = True  # no message of a topic before the reply that confirms it
+        try:
+            replies = [await self._carry_out(decision) for decision in self.session.decide_batch(command)]
+        finally:
+            self.outbox.corked = False
+        encoded = [messages.Raw(encode(reply)) for reply in replies if reply is not None]
+        return {"type": "batch", "id": command.id, "replies": encoded}
+
+    # -- words -----------------------------------------------------------------------------------------------
+
+    def _push(self, kind: str, push: dict[str, Any], cursor: str | None = None) -> None:
+        framing = self._wire.framing
+        if framing is not None:
+            self.outbox.offer_control(framing.push(kind, encode(push), cursor))
+
+    def _welcome(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "type": "welcome",
+            "protocol": 1,
+            **self.session.describe(),
+            "server_time": self._engine.now_ms(),
+            "ping_interval": settings.ping_interval_seconds,
+            "secret": self._secret,
+            "topics": [
+                {"topic": topic, "epoch": subscription.epoch, "offset": subscription.after}
+                for topic, subscription in self.session.subscriptions.items()
+            ],
+            "limits": {"max_message_bytes": settings.max_message_bytes, "max_topics": settings.max_topics},
+        }
+
+    def _ping_text(self) -> bytes:
+        return b'{"type":"ping","server_time":%d}' % self._engine.now_ms()
+
+    def statistics(self) -> ConnectionStatistics:
+        """A snapshot."""
+        now = trio.current_time()
+        outbox = self.outbox
+        return ConnectionStatistics(
+            id=self.id,
+            user=self.session.identity.user,
+            transport=self.transport,
+            connected_seconds=now - self.connected_at,
+            heard_seconds_ago=now - self._wire.heard_at,
+            commands=self.commands,
+            subscriptions=len(self.session.subscriptions),
+            queue_messages=outbox.messages,
+            queue_bytes=outbox.bytes,
+            queue_age=round(now - self._backlog_since, 3) if outbox.backlogged else 0.0,
+        )
+
+
+def _error(command_id: int | str | None, error: CommandError) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "id": command_id,
+        "code": error.code,
+        "message": error.message,
+        "retry_after": error.retry_after,
+    }
+
+
+#: What a peer is told before the close that its misbehaviour brought, where the wire found it.
+_VIOLATIONS = {
+    closing.TOO_BIG: ErrorCode.PAYLOAD_TOO_LARGE,
+    closing.UNSUPPORTED_DATA: ErrorCode.BAD_REQUEST,
+    closing.INVALID_TEXT: ErrorCode.BAD_REQUEST,
+}
+
+_Action = Callable[[Connection, Any, Any], Awaitable[dict[str, Any]]]
+_ACTIONS: dict[type, _Action] = {
+    messages.Auth: Connection._auth,
+    messages.Batch: Connection._batch,
+    messages.History: Connection._history,
+    messages.Ping: Connection._ping,
+    messages.Publish: Connection._publish,
+    messages.Stats: Connection._stats,
+    messages.Subscribe: Connection._subscribe,
+    messages.Unsubscribe: Connection._unsubscribe,
+    messages.Update: Connection._update,
+}

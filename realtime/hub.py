@@ -1,0 +1,475 @@
+"""Who hears what: routes every publication to the outboxes of its topic's subscribers.
+
+::
+
+    run
+    |- the hub's one task: receive from the ingress, route, flush, again
+    '- one task for each topic that is held back by a full subscriber under policy ``block``
+
+A turn takes all that the ingress holds (up to `TURN_MESSAGES`), routes it synchronously, then writes the
+outboxes that became dirty, with a checkpoint every few writes. While it writes, publishers go on filling
+the ingress, so under load the turns grow and each subscriber gets many messages in one write, and
+without load a message leaves in the turn that brought it. There is no timer in this.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+from attrs import define, field, frozen
+
+from realtime.broker import Broker
+from realtime.closing import CloseReason
+from realtime.errors import CommandError, ErrorCode
+from realtime.history import Page, Position, Publication, Since, Why
+from realtime.ingress import Ingress
+from realtime.outbox import Outbox
+from realtime.subscription import Loss, Subscription
+from realtime.topics import Kind, Mode, Overflow
+from realtime.views import Run, View, encode_run
+from realtime.wire import Framing, Wire
+
+__all__ = ["Hub", "HubStatistics", "Joined", "TopicStatistics"]
+
+TURN_MESSAGES = 64
+#: A turn's worth of bytes of one topic; a run larger than this would be a write that nobody can interrupt.
+RUN_BYTES = 64 * 1024
+#: Writes between two checkpoints: 64 are half a millisecond.
+FLUSH_SLICE = 64
+#: Live messages kept for a subscriber that still reads history.
+MAX_WAITING = 10_000
+
+
+@frozen
+class Joined:
+    """How a subscription began: where the topic stood, and what was replayed."""
+
+    position: Position
+    recovered: str | None = None
+    why: Why | None = None
+    replayed: int = 0
+
+
+@frozen
+class TopicStatistics:
+    """Counters of one topic's subscribers, present and past."""
+
+    topic: str
+    subscribers: int
+    delivered: int
+    dropped: dict[str, int]
+    conflated: int
+    filtered: int
+
+
+@frozen
+class HubStatistics:
+    """Counters of the whole hub since it started."""
+
+    topics: int
+    subscriptions: int
+    published: int
+    delivered: int
+    dropped: dict[str, int]
+    conflated: int
+    filtered: int
+    ingress_messages: int
+    ingress_bytes: int
+    ingress_waits: int
+    held_topics: int
+
+
+@define
+class _Totals:
+    """Counters of subscriptions that have ended."""
+
+    delivered: int = 0
+    conflated: int = 0
+    filtered: int = 0
+    dropped: dict[str, int] = field(factory=dict)
+
+    def add(self, other: Subscription | _Totals) -> None:
+        self.delivered += other.delivered
+        self.conflated += other.conflated
+        self.filtered += other.filtered
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+@define(eq=False)
+class _Audience:
+    """The subscribers of one topic, those of equal view and framing side by side."""
+
+    topic: str
+    kind: Kind
+    epoch: str = ""
+    #: The last offset that was routed here; 0 before the first.
+    routed: int = 0
+    groups: dict[tuple[View, Framing | None], dict[Subscription, None]] = field(factory=dict)
+    #: Subscriptions whose history is being read.
+    joining: set[Subscription] = field(factory=set)
+    size: int = 0
+    #: How many subscriptions have the policy ``block``.
+    blocking: int = 0
+    #: While the topic is held back: what waits to be routed.
+    held: deque[Publication] | None = None
+    #: Set when a full subscriber may have room again, or has left.
+    room: trio.Event = field(factory=trio.Event)
+    #: Set when the topic is no longer held back.
+    released: trio.Event = field(factory=trio.Event)
+    gone: _Totals = field(factory=_Totals)
+
+    def subscriptions(self) -> list[Subscription]:
+        """All of them, those that are still joining last."""
+        return [*(member for group in self.groups.values() for member in group), *self.joining]
+
+    def full(self) -> list[Subscription]:
+        """Those under ``block`` that would lose the next message."""
+        return [
+            member
+            for group in self.groups.values()
+            for member in group
+            if member.overflow is Overflow.BLOCK and member.mode is Mode.ALL and not member.outbox.has_room()
+        ]
+
+
+class Hub:
+    """See the module. One for each server; given a broker, owns the ingress."""
+
+    def __init__(self, broker: Broker, ingress: Ingress) -> None:
+        self.broker = broker
+        self.ingress = ingress
+        self._audiences: dict[str, _Audience] = {}
+        self._dirty: list[Outbox] = []
+        self._published = 0
+        self._gone = _Totals()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Route and flush until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                batch = await self.ingress.receive(TURN_MESSAGES)
+                self._published += len(batch)
+                by_topic: dict[str, list[Publication]] = {}
+                for publication in batch:
+                    by_topic.setdefault(publication.topic, []).append(publication)
+                for topic, publications in by_topic.items():
+                    audience = self._audiences.get(topic)
+                    if audience is not None:
+                        self._route(audience, publications)
+                await self._flush()
+
+    # -- subscribing -----------------------------------------------------------------------------------------
+
+    def outbox(
+        self,
+        wire: Wire,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        on_backlog: Callable[[], None],
+        on_failure: Callable[[CloseReason], None],
+    ) -> Outbox:
+        """An outbox for one peer, ready to be subscribed."""
+        return Outbox(
+            wire,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            on_backlog=on_backlog,
+            on_failure=on_failure,
+            recoverable=self.broker.recoverable,
+        )
+
+    async def subscribe(self, subscription: Subscription, since: Since | None, limit: int) -> Joined:
+        """Join the topic: history after ``since`` first, then live, with no gap and no duplicate between.
+
+        The caller announces the join and flushes; nothing of the topic leaves before this returns, as
+        there is no checkpoint after the replay has been queued. Cancelled or failed, nothing is left behind.
+        """
+        topic = subscription.topic
+        audience = self._audiences.get(topic)
+        if audience is None:
+            audience = self._audiences[topic] = _Audience(topic, subscription.kind)
+        audience.joining.add(subscription)
+        subscription.waiting = deque()
+        counted = False
+        try:
+            await self.broker.subscribe(topic)
+            counted = True
+            page = await self.broker.read(topic, since or Since(), limit)
+        except BaseException:
+            subscription.waiting = None
+            audience.joining.discard(subscription)
+            if counted:
+                self.broker.unsubscribe(topic)
+            self._drop_if_empty(audience)
+            raise
+        return self._join(audience, subscription, page, since)
+
+    def _join(self, audience: _Audience, subscription: Subscription, page: Page, since: Since | None) -> Joined:
+        """Queue the replay and what came live meanwhile; from here on the subscription is like any other."""
+        outbox = subscription.outbox
+        audience.epoch = subscription.epoch = page.top.epoch
+        subscription.after = page.top.offset
+        if since is not None and since.after is not None and page.why is None:
+            start = since.after.offset
+        elif page.publications:
+            start = page.publications[0].offset - 1
+        else:
+            start = page.top.offset
+        outbox.start(subscription, Position(subscription.epoch, start))
+        outbox.offer_replay(subscription, page.publications)
+        live, subscription.waiting = subscription.waiting, None
+        assert live is not None
+        self._offer_news(subscription, list(live), {})
+        if audience.routed >= subscription.after:
+            audience.joining.discard(subscription)
+            self._admit(audience, subscription)
+        # else some of what the page held has still to come out of the ingress: `_route` admits it then
+        audience.size += 1
+        if subscription.overflow is Overflow.BLOCK:
+            audience.blocking += 1
+            outbox.on_room[subscription] = self._room_signal(audience, subscription)
+        recovered = None
+        if since is not None:
+            recovered = "none" if page.why else "latest" if subscription.mode is Mode.LATEST else "full"
+        return Joined(page.top, recovered, page.why, len(page.publications))
+
+    def _offer_news(
+        self,
+        subscription: Subscription,
+        publications: list[Publication],
+        encoded: dict[tuple[View, Framing | None, int], Run | None],
+    ) -> None:
+        """Offer those messages that come after the subscription's place, and tell what is missing before them."""
+        news = [publication for publication in publications if publication.offset > subscription.after]
+        if not news:
+            return
+        outbox = subscription.outbox
+        first = news[0].offset
+        dirty = False
+        if first > subscription.after + 1:
+            dirty = outbox.lose_range(subscription, subscription.after + 1, first - 1, Loss.UPSTREAM)
+        subscription.after = news[-1].offset
+        # A crowd that joins together sees the same first messages: encode them once for all of it.
+        shared = (subscription.view, self._framing(subscription), first)
+        if shared not in encoded:
+            encoded[shared] = encode_run(subscription.view, shared[1], subscription.epoch, news)
+        run = encoded[shared]
+        subscription.filtered += len(news) - (0 if run is None else run.count)
+        if (run is not None and outbox.offer(subscription, run)) or dirty:
+            self._dirty.append(outbox)
+
+    def update(self, subscription: Subscription, view: View, mode: Mode) -> None:
+        """Change what a live subscription sees, from the next message on, without losing its place."""
+        audience = self._audiences[subscription.topic]
+        admitted = subscription not in audience.joining
+        if admitted:
+            self._expel(audience, subscription)
+        subscription.view = view
+        if mode is not subscription.mode:
+            subscription.change_mode(mode)
+        if admitted:
+            self._admit(audience, subscription)
+
+    def unsubscribe(self, subscription: Subscription, *, keep_queue: bool = False) -> None:
+        """Leave the topic. What still waits is thrown away, or left in the outbox for a connection's last writes."""
+        audience = self._audiences[subscription.topic]
+        if subscription in audience.joining:
+            audience.joining.discard(subscription)
+        else:
+            self._expel(audience, subscription)
+        audience.size -= 1
+        if subscription.overflow is Overflow.BLOCK:
+            audience.blocking -= 1
+            del subscription.outbox.on_room[subscription]
+        if not keep_queue:
+            subscription.outbox.forget(subscription)
+        audience.gone.add(subscription)
+        audience.room.set()
+        self.broker.unsubscribe(subscription.topic)
+        self._drop_if_empty(audience)
+
+    @staticmethod
+    def _framing(subscription: Subscription) -> Framing | None:
+        return subscription.outbox.wire.framing
+
+    def _admit(self, audience: _Audience, subscription: Subscription) -> None:
+        key = (subscription.view, self._framing(subscription))
+        audience.groups.setdefault(key, {})[subscription] = None
+
+    def _expel(self, audience: _Audience, subscription: Subscription) -> None:
+        key = (subscription.view, self._framing(subscription))
+        group = audience.groups[key]
+        del group[subscription]
+        if not group:
+            del audience.groups[key]
+
+    def _drop_if_empty(self, audience: _Audience) -> None:
+        if not audience.size and not audience.joining and audience.held is None:
+            self._gone.add(audience.gone)
+            self._audiences.pop(audience.topic, None)
+
+    # -- routing ---------------------------------------------------------------------------------------------
+
+    def _route(self, audience: _Audience, publications: list[Publication]) -> None:
+        """Offer publications of one topic, in order, to all its subscribers; hold them back if one must not lose."""
+        if audience.held is not None:
+            audience.held.extend(publications)
+            return
+        if audience.blocking:
+            self._route_or_hold(audience, publications)
+            return
+        size = sum([len(publication.data) for publication in publications])
+        if size <= RUN_BYTES:
+            self._deliver(audience, publications)
+        else:
+            for publication in publications:
+                self._deliver(audience, [publication])
+
+    def _deliver(self, audience: _Audience, publications: list[Publication]) -> None:
+        jump = audience.routed and publications[0].offset > audience.routed + 1
+        if jump:
+            self._tell_jump(audience, audience.routed + 1, publications[0].offset - 1)
+        audience.routed = publications[-1].offset
+        dirty = self._dirty
+        for (view, framing), group in audience.groups.items():
+            run = encode_run(view, framing, audience.epoch, publications)
+            hidden = len(publications) - (run.count if run is not None else 0)
+            if hidden:
+                for member in group:
+                    member.filtered += hidden
+            if run is None:
+                continue
+            for member in group:
+                if member.outbox.offer(member, run):
+                    dirty.append(member.outbox)
+        if audience.joining:
+            self._deliver_to_joining(audience, publications)
+
+    def _deliver_to_joining(self, audience: _Audience, publications: list[Publication]) -> None:
+        encoded: dict[tuple[View, Framing | None, int], Run | None] = {}
+        for member in list(audience.joining):
+            if member.waiting is not None:  # its page is still being read
+                member.waiting.extend(publications)
+                while len(member.waiting) > MAX_WAITING:
+                    member.waiting.popleft()  # `_offer_news` finds the jump and tells it
+                continue
+            self._offer_news(member, publications, encoded)
+            if audience.routed >= member.after:
+                audience.joining.discard(member)
+                self._admit(audience, member)
+
+    def _tell_jump(self, audience: _Audience, first: int, last: int) -> None:
+        """The broker could not deliver a range: every subscriber hears of it in its place."""
+        for group in audience.groups.values():
+            for member in group:
+                if member.outbox.lose_range(member, first, last, Loss.UPSTREAM):
+                    self._dirty.append(member.outbox)
+
+    async def _flush(self) -> None:
+        """Write the outboxes that became dirty, letting others run in between."""
+        dirty, self._dirty = self._dirty, []
+        for start in range(0, len(dirty), FLUSH_SLICE):
+            for outbox in dirty[start : start + FLUSH_SLICE]:
+                outbox.flush()
+            await trio.lowlevel.checkpoint()
+
+    # -- the policy ``block`` --------------------------------------------------------------------------------
+
+    async def wait_unheld(self, topic: str, timeout: float) -> None:
+        """Wait while the topic is held back. Raises `CommandError` (``TIMEOUT``) after ``timeout`` seconds."""
+        with trio.move_on_after(timeout) as scope:
+            while self.is_held(topic):
+                await self._audiences[topic].released.wait()
+        if scope.cancelled_caught:
+            raise CommandError(ErrorCode.TIMEOUT, "a subscriber of the topic is full", retry_after=timeout)
+
+    def is_held(self, topic: str) -> bool:
+        """Whether publishers to the topic have to wait for a full subscriber."""
+        audience = self._audiences.get(topic)
+        return audience is not None and audience.held is not None
+
+    def _route_or_hold(self, audience: _Audience, publications: list[Publication]) -> None:
+        """Deliver one by one until a subscriber under ``block`` is full; then a task holds the rest."""
+        for index, publication in enumerate(publications):
+            if audience.full():
+                assert self._nursery is not None
+                audience.held = deque(publications[index:])
+                audience.room = trio.Event()
+                audience.released = trio.Event()
+                self._nursery.start_soon(self._hold, audience)
+                return
+            self._deliver(audience, [publication])
+
+    async def _hold(self, audience: _Audience) -> None:
+        """Wait for room, up to the kind's deadline for each message, and deliver what was held."""
+        held = audience.held
+        assert held is not None
+        given_up: set[Subscription] = set()
+        while held:
+            with trio.move_on_after(audience.kind.block_timeout_seconds) as scope:
+                while any(member not in given_up for member in audience.full()):
+                    await audience.room.wait()
+                    audience.room = trio.Event()
+            if scope.cancelled_caught:
+                # These lose what follows until they have room again; the loss is told to them as a gap.
+                given_up.update(audience.full())
+            self._deliver(audience, [held.popleft()])
+            await self._flush()
+            given_up.intersection_update(audience.full())
+        audience.held = None
+        audience.released.set()
+        self._drop_if_empty(audience)
+
+    @staticmethod
+    def _room_signal(audience: _Audience, subscription: Subscription) -> Callable[[], None]:
+        def signal() -> None:
+            if audience.held is not None and subscription.outbox.has_room():
+                audience.room.set()
+
+        return signal
+
+    # -- counters --------------------------------------------------------------------------------------------
+
+    def statistics(self) -> HubStatistics:
+        """The counters, summed over all subscriptions, present and past."""
+        totals = _Totals()
+        totals.add(self._gone)
+        subscriptions = 0
+        for audience in self._audiences.values():
+            totals.add(audience.gone)
+            subscriptions += audience.size
+            for member in audience.subscriptions():
+                totals.add(member)
+        return HubStatistics(
+            topics=len(self._audiences),
+            subscriptions=subscriptions,
+            published=self._published,
+            delivered=totals.delivered,
+            dropped=dict(totals.dropped),
+            conflated=totals.conflated,
+            filtered=totals.filtered,
+            ingress_messages=self.ingress.messages,
+            ingress_bytes=self.ingress.bytes,
+            ingress_waits=self.ingress.waits,
+            held_topics=sum(audience.held is not None for audience in self._audiences.values()),
+        )
+
+    def topic_statistics(self, topic: str) -> TopicStatistics | None:
+        """The counters of one topic; None where nobody subscribes to it."""
+        audience = self._audiences.get(topic)
+        if audience is None:
+            return None
+        totals = _Totals()
+        totals.add(audience.gone)
+        for member in audience.subscriptions():
+            totals.add(member)
+        return TopicStatistics(
+            topic, audience.size, totals.delivered, dict(totals.dropped), totals.conflated, totals.filtered
+        )

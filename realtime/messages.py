@@ -1,0 +1,240 @@
+"""What crosses the wire: commands that clients send, and everything that they are sent.
+
+Commands are decoded once, by type, into frozen structs. Payloads stay `msgspec.Raw`: JSON text that
+is checked to be JSON and then carried as it is, from the publisher's bytes to the subscribers'.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from realtime import closing
+from realtime.errors import CommandError, ErrorCode, ProtocolViolation
+from realtime.history import Position, Since
+
+__all__ = [
+    "Auth",
+    "Batch",
+    "Command",
+    "History",
+    "Ping",
+    "Publish",
+    "Recover",
+    "Stats",
+    "Subscribe",
+    "Unsubscribe",
+    "Update",
+    "compact",
+    "decode_command",
+    "decode_subscribe",
+    "refuse_unknown_options",
+    "encode",
+]
+
+CommandId = int | Annotated[str, Meta(max_length=128)]
+TopicName = Annotated[str, Meta(max_length=1024)]
+#: More members than any screen shows; the bound keeps a view's key small.
+Fields = Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(min_length=1, max_length=100)]
+EventName = Annotated[str, Meta(max_length=128)]
+MessageKey = Annotated[str, Meta(max_length=256)]
+Offset = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _Command(Struct, tag_field="type", tag=str.lower, frozen=True, kw_only=True):
+    id: CommandId
+
+
+class At(Struct, frozen=True):
+    """A position, as a client writes it."""
+
+    epoch: Annotated[str, Meta(max_length=64)]
+    offset: Offset
+
+    def position(self) -> Position:
+        """The same, as the rest of the house knows it."""
+        return Position(self.epoch, self.offset)
+
+
+class Recover(Struct, frozen=True):
+    """Where to start a subscription: after a position, or with the newest ``last``."""
+
+    epoch: Annotated[str, Meta(max_length=64)] | None = None
+    offset: Offset | None = None
+    last: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+
+
+class Auth(_Command):
+    """First login on this connection, or a fresh token for the same user."""
+
+    token: Annotated[str, Meta(max_length=16_384)]
+
+
+class Subscribe(_Command):
+    """Ask for the messages of a topic."""
+
+    topic: TopicName
+    fields: Fields | None = None
+    mode: Literal["all", "latest"] | None = None
+    recover: Recover | None = None
+    #: Known to the protocol; answered with an error until the server can honour them, as a
+    #: filter that is silently ignored delivers what its owner must not see.
+    filter: Raw | UnsetType = UNSET
+    max_rate: Raw | UnsetType = UNSET
+
+    def since(self) -> Since | None:
+        """What history is asked for. Raises `CommandError`."""
+        recover = self.recover
+        if recover is None:
+            return None
+        if recover.last is not None:
+            return Since(last=recover.last)
+        if recover.epoch is None or recover.offset is None:
+            raise CommandError(ErrorCode.BAD_REQUEST, "recover needs `epoch` and `offset`, or `last`")
+        return Since(after=Position(recover.epoch, recover.offset))
+
+
+class Update(_Command):
+    """Change the view of a live subscription; what is left out stays as it is."""
+
+    topic: TopicName
+    fields: Fields | None | UnsetType = UNSET
+    mode: Literal["all", "latest"] | UnsetType = UNSET
+    filter: Raw | UnsetType = UNSET
+    max_rate: Raw | UnsetType = UNSET
+
+
+class Unsubscribe(_Command):
+    """Ask for no more messages of a topic."""
+
+    topic: TopicName
+
+
+class Publish(_Command):
+    """Send a message to a topic."""
+
+    topic: TopicName
+    data: Raw
+    event: EventName | None = None
+    key: MessageKey | None = None
+
+
+class History(_Command):
+    """Look at what is kept of a topic, without subscribing."""
+
+    topic: TopicName
+    after: At | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class Stats(_Command):
+    """Ask for the counters of this connection."""
+
+
+class Ping(_Command):
+    """Ask for the server's time; also proves this peer alive."""
+
+
+class Batch(_Command):
+    """Several commands in one message, answered in one."""
+
+    commands: Annotated[list[Raw], Meta(max_length=1000)]
+
+
+class _Wish(Struct, frozen=True):
+    """A subscribe object in a URL."""
+
+    topic: TopicName
+    fields: Fields | None = None
+    mode: Literal["all", "latest"] | None = None
+    recover: Recover | None = None
+    filter: Raw | UnsetType = UNSET
+    max_rate: Raw | UnsetType = UNSET
+
+    def command(self) -> Subscribe:
+        """The same as a command."""
+        return Subscribe(
+            id=0,
+            topic=self.topic,
+            fields=self.fields,
+            mode=self.mode,
+            recover=self.recover,
+            filter=self.filter,
+            max_rate=self.max_rate,
+        )
+
+
+Command = Auth | Subscribe | Update | Unsubscribe | Publish | History | Stats | Ping | Batch
+
+_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_encoder = msgspec.json.Encoder()
+_known_types = frozenset(command.__struct_config__.tag for command in Command.__args__)
+
+
+def decode_command(text: bytes | memoryview) -> Command:
+    """One command from its JSON text.
+
+    Raises `CommandError` (its ``command_id`` set where the text has a usable one) for a command that is wrong
+    in itself, and `ProtocolViolation` for text that is not one JSON object.
+    """
+    try:
+        return _decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise _explain(text, str(error)) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolViolation(closing.BAD_REQUEST, "not a JSON object") from None
+
+
+_subscribe_decoder = msgspec.json.Decoder(_Wish)
+
+
+def decode_subscribe(text: bytes) -> Subscribe:
+    """A subscribe object that comes without ``type`` and ``id``, as in a URL. Raises `CommandError`."""
+    try:
+        return _subscribe_decoder.decode(text).command()
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {error}") from None
+
+
+def _explain(text: bytes | memoryview, fault: str) -> CommandError | ProtocolViolation:
+    """Why a well-formed JSON text is no command. Only misuse comes here, so it may cost a second decoding."""
+    loose: Any = msgspec.json.decode(text)
+    if not isinstance(loose, dict):
+        return ProtocolViolation(closing.BAD_REQUEST, "not a JSON object")
+    kind = loose.get("type")
+    if isinstance(kind, str) and kind not in _known_types:
+        error = CommandError(ErrorCode.UNKNOWN_TYPE, "no such type of command")
+    else:
+        error = CommandError(ErrorCode.BAD_REQUEST, fault)
+    identity = loose.get("id")
+    if type(identity) is int or (type(identity) is str and len(identity) <= 128):  # noqa: PLR2004
+        error.command_id = identity
+    return error
+
+
+def refuse_unknown_options(command: Subscribe | Update) -> None:
+    """Raise `CommandError` for an option that this server does not offer.
+
+    To ignore it would deliver what the peer asked not to get.
+    """
+    for name in ("filter", "max_rate"):
+        if getattr(command, name) is not UNSET:
+            raise CommandError(ErrorCode.BAD_REQUEST, f"this server does not offer `{name}`")
+
+
+def compact(data: bytes) -> bytes:
+    """The same JSON on one line.
+
+    A line feed is legal between JSON tokens but ends a line of an event stream; only text that
+    has one is written anew.
+    """
+    if b"\n" in data or b"\r" in data:
+        return msgspec.json.format(data, indent=-1)
+    return data
+
+
+def encode(push: dict[str, Any]) -> bytes:
+    """A push or reply as JSON text on one line; members that are None are left out."""
+    return _encoder.encode({name: value for name, value in push.items() if value is not None})

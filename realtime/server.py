@@ -1,0 +1,171 @@
+"""The whole server: the engine, and the transports in front of it.
+
+::
+
+    open_server
+    |- engine            broker and hub; cancelled last
+    |- application       lifespan of the web application; cancelled last
+    '- connections       each its own task; drained with a deadline
+        '- listeners     cancelled first
+
+This module and the command line are the composition root: the only ones in `realtime` that know `transports`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from realtime.auth import Authenticate
+from realtime.broker import Broker
+from realtime.closing import SHUTTING_DOWN, with_jitter
+from realtime.config import Settings, load_settings
+from realtime.engine import Engine
+from realtime.errors import ConfigurationError
+from transports.front import Front
+from transports.http.app import make_app
+from transports.http.forward import Application
+from transports.http.mount import beside
+from transports.stream import tune_listener
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIFramework
+
+__all__ = ["Server", "open_server", "run_until_signalled"]
+
+log = structlog.get_logger("realtime")
+
+#: A thousand clients that reconnect together must not find the door shut by the kernel.
+BACKLOG = 4096
+
+
+class Server(Engine):
+    """An engine that listens; made by `open_server`."""
+
+    #: Where it listens, with the real port where 0 was asked for.
+    address: tuple[str, int] = ("", 0)
+
+    @property
+    def url(self) -> str:
+        """The address as a browser wants it."""
+        host, port = self.address
+        scheme = "http" if self.settings.tls_certificate is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def drain(self) -> None:
+        """Tell every peer to come back later, and wait for their goodbyes; `open_server` sets the deadline."""
+        self.draining = True
+        for count, connection in enumerate(list(self.connections.values()), 1):
+            connection.close(with_jitter(SHUTTING_DOWN, self.settings.reconnect_spread_seconds))
+            if not count % 100:
+                await trio.lowlevel.checkpoint()  # let the first ones go while the last are told
+
+
+@asynccontextmanager
+async def open_server(
+    settings: Settings | None = None,
+    *,
+    app: ASGIFramework | None = None,
+    broker: Broker | None = None,
+    authenticate: Authenticate | None = None,
+    **options: Any,
+) -> AsyncIterator[Server]:
+    """Run a server for the length of a block; it listens when the block is entered.
+
+    ``options`` are settings by name. ``app`` is an application of your own (Quart-Trio or any ASGI that runs on Trio)
+    that gets all paths which are not ours. Leaving the block shuts down: no new connections, every peer is told,
+    what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does not wait.
+
+    Raises `ConfigurationError`, also for an address that cannot be listened on.
+    """
+    if settings is None:
+        settings = load_settings(environ={}, **options)
+    server = Server(settings, broker=broker, authenticate=authenticate)
+    tls = _tls_context(settings)
+    listener = _listen(settings)
+    server.address = listener.socket.getsockname()[:2]
+    application = Application(
+        beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds
+    )
+    front = Front(server, application.serve, tls=tls)
+    async with trio.open_nursery() as services:
+        await services.start(server.run)
+        await services.start(application.run)
+        async with trio.open_nursery() as connections, trio.open_nursery() as listening:
+            await listening.start(_accept, front, listener, connections)
+            yield server
+            listening.cancel_scope.cancel()
+            front.drain()
+            connections.start_soon(_end_stuck, front, connections, settings.grace_seconds)
+            await server.drain()
+            while front.open_connections:
+                await trio.sleep(0.01)
+            connections.cancel_scope.cancel()
+        services.cancel_scope.cancel()
+
+
+async def _accept(
+    front: Front,
+    listener: trio.SocketListener,
+    connections: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await trio.serve_listeners(
+        front.serve_connection, [listener], handler_nursery=connections, task_status=task_status
+    )
+
+
+async def _end_stuck(front: Front, connections: trio.Nursery, seconds: float) -> None:
+    """Abort what has not ended in time."""
+    await trio.sleep(seconds)
+    front.abort_all()
+    connections.cancel_scope.cancel()
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"tls_certificate = {settings.tls_certificate!r}: cannot be loaded: {error}") from None
+    return context
+
+
+def _listen(settings: Settings) -> trio.SocketListener:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tune_listener(
+            listening,
+            send_buffer_bytes=settings.send_buffer_bytes,
+            user_timeout_seconds=settings.ping_interval_seconds + settings.pong_timeout_seconds,
+        )
+        listening.bind((settings.host, settings.port))
+        listening.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ConfigurationError(f"host = {settings.host!r}, port = {settings.port}: cannot listen: {error}") from None
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+
+async def run_until_signalled(server: Server) -> None:
+    """Return at the first SIGTERM or SIGINT; from then on a second one ends the process at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("shutting down", signal=signal.Signals(number).name, connections=len(server.connections))
+            break
+    # The receiver has put back what was there before; a second signal must not wait for the grace time.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,143 @@
+"""The protocol state of one peer: text in, decision out. No I/O, no clock, no trio.
+
+A session knows who the peer is, what state the conversation is in and what the peer is subscribed to,
+and from that decides what to do with each command. It carries nothing out: `realtime.connection` does,
+and tells the session what came of it.
+
+The states::
+
+    GREETING --login--> OPEN --close--> CLOSING
+        \\________________________________/
+
+In GREETING only a login and pings are accepted; in CLOSING nothing is. Which commands a state accepts is the
+table `_ACCEPTS`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from attrs import define, field, frozen
+
+from realtime import messages
+from realtime.auth import ANONYMOUS, Identity
+from realtime.errors import CommandError, ErrorCode
+from realtime.messages import Command, decode_command, refuse_unknown_options
+from realtime.subscription import Subscription
+from realtime.topics import Kind, Kinds
+
+__all__ = ["Accepted", "Refused", "Session", "State"]
+
+
+class State(Enum):
+    """Where the conversation stands."""
+
+    GREETING = auto()
+    OPEN = auto()
+    CLOSING = auto()
+
+
+_ALL = frozenset(messages.Command.__args__)
+_ACCEPTS: dict[State, frozenset[type]] = {
+    State.GREETING: frozenset({messages.Auth, messages.Ping}),
+    State.OPEN: _ALL,
+    State.CLOSING: frozenset(),
+}
+#: These name a topic that must be one the peer has.
+_NEEDS_SUBSCRIPTION = frozenset({messages.Update, messages.Unsubscribe})
+
+
+@frozen
+class Accepted:
+    """A command to carry out. ``kind`` is that of its topic, where it names one."""
+
+    command: Command
+    kind: Kind | None = None
+
+
+@frozen
+class Refused:
+    """A command that is answered with an error."""
+
+    id: int | str | None
+    error: CommandError
+
+
+@define
+class Session:
+    """See the module."""
+
+    id: str
+    kinds: Kinds
+    max_topics: int
+    identity: Identity = ANONYMOUS
+    state: State = State.OPEN
+    subscriptions: dict[str, Subscription] = field(factory=dict)
+
+    def decide(self, text: bytes | memoryview) -> Accepted | Refused:
+        """What to do with one message of the peer.
+
+        Raises `realtime.errors.ProtocolViolation` for text that is no JSON object: the conversation is over.
+        """
+        try:
+            command = decode_command(text)
+        except CommandError as error:
+            return Refused(error.command_id, error)
+        return self.judge(command)
+
+    def decide_batch(self, batch: messages.Batch) -> list[Accepted | Refused]:
+        """What to do with each command of a batch, in order; a batch within a batch is refused."""
+        decisions: list[Accepted | Refused] = []
+        for raw in batch.commands:
+            decision = self.decide(raw) if bytes(raw[:1]) == b"{" else _not_an_object()
+            if isinstance(decision, Accepted) and isinstance(decision.command, messages.Batch):
+                error = CommandError(ErrorCode.BAD_REQUEST, "a batch must not hold a batch")
+                decision = Refused(decision.command.id, error)
+            decisions.append(decision)
+        return decisions
+
+    def judge(self, command: Command) -> Accepted | Refused:
+        """What to do with a decoded command."""
+        try:
+            return Accepted(command, self._check(command))
+        except CommandError as error:
+            return Refused(command.id, error)
+
+    def join_refusal(self, topic: str) -> CommandError | None:
+        """Why the peer may not have this topic now; checked when a subscribe is carried out, as the commands of one
+        batch are all judged before the first of them is.
+        """
+        if topic in self.subscriptions:
+            return CommandError(ErrorCode.ALREADY_SUBSCRIBED, "already subscribed to this topic")
+        if len(self.subscriptions) >= self.max_topics:
+            return CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self.max_topics} topics")
+        return None
+
+    def _check(self, command: Command) -> Kind | None:
+        if type(command) not in _ACCEPTS[self.state]:
+            raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
+        topic = getattr(command, "topic", None)
+        if topic is None:
+            return None
+        kind, name = self.kinds.split(topic)
+        user = self.identity.user
+        if isinstance(command, messages.Publish):
+            allowed = kind.publish.allows(user, name)
+        else:
+            allowed = kind.join.allows(user, name)
+        if not allowed:
+            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
+        if type(command) in _NEEDS_SUBSCRIPTION and topic not in self.subscriptions:
+            raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
+        if isinstance(command, messages.Subscribe | messages.Update):
+            refuse_unknown_options(command)
+        return kind
+
+    def describe(self) -> dict[str, Any]:
+        """What the welcome says of this session."""
+        return {"connection": self.id, "user": self.identity.user}
+
+
+def _not_an_object() -> Refused:
+    return Refused(None, CommandError(ErrorCode.BAD_REQUEST, "a command is a JSON object"))

@@ -1,0 +1,221 @@
+"""One subscriber's part in one topic: its view, its queue, its counters.
+
+The queue holds what waits for the wire: runs of messages and, in the place where something was lost,
+gaps. A gap is a fact about the order, so it stands in the queue and not beside it, and it is itself
+never dropped. There is at most one gap between two messages.
+
+For every subscription, at every moment:
+``delivered + dropped + conflated + filtered + queued == published since it joined``, where what it asked
+history for counts as published.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from realtime.topics import Kind, Mode, Overflow
+from realtime.views import EVERYTHING, Frame, Run, View, single
+
+if TYPE_CHECKING:
+    from realtime.history import Publication
+    from realtime.outbox import Outbox
+
+__all__ = ["Gap", "Loss", "Subscription"]
+
+
+class Loss(StrEnum):
+    """Why messages did not reach a subscriber."""
+
+    SLOW_CONSUMER = "slow_consumer"
+    #: The broker could not hand on a range of offsets.
+    UPSTREAM = "upstream"
+    #: A publisher waited for this subscriber as long as it may.
+    BLOCK_TIMEOUT = "block_timeout"
+
+
+@define
+class Gap:
+    """A run of losses, exact."""
+
+    first: int
+    last: int
+    count: int
+    reason: Loss
+
+    def absorb(self, other: Gap) -> None:
+        """Become the one run of both; they must be neighbours in the queue."""
+        self.first = min(self.first, other.first)
+        self.last = max(self.last, other.last)
+        self.count += other.count
+
+
+@define(eq=False)
+class Subscription:
+    """See the module. ``outbox`` bounds the queue together with those of the peer's other topics."""
+
+    topic: str
+    kind: Kind
+    outbox: Outbox
+    view: View = EVERYTHING
+    mode: Mode = Mode.ALL
+    overflow: Overflow = Overflow.DROP_OLDEST
+    epoch: str = ""
+    #: Messages up to here are not for this subscription: it joined after them, or has been given them.
+    after: int = 0
+    #: While history is being read: the live messages that came meanwhile.
+    waiting: deque[Publication] | None = None
+    #: Whether the outbox has this subscription in its round.
+    listed: bool = False
+    queue: deque[Run | Gap] = field(factory=deque)
+    #: History that was asked for; goes out before the queue. It is encoded only when the wire wants it, so it
+    #: costs references and not bytes, and stands outside the bounds of the outbox.
+    replay: deque[Publication] = field(factory=deque)
+    #: In mode ``latest``, instead of the queue: the newest frame of each key, oldest first.
+    newest: dict[str | None, Frame] = field(factory=dict)
+    #: In mode ``latest``: what was lost before the first of ``newest``.
+    lost: Gap | None = None
+    #: Messages in ``queue`` and ``newest``.
+    queued: int = 0
+    delivered: int = 0
+    conflated: int = 0
+    filtered: int = 0
+    dropped: dict[Loss, int] = field(factory=dict)
+
+    @property
+    def dropped_total(self) -> int:
+        """Messages lost, for whatever reason."""
+        return sum(self.dropped.values())
+
+    def start_replay(self, publications: list[Publication]) -> None:
+        """Queue history; in mode ``latest`` only the newest message of each key."""
+        if self.mode is Mode.LATEST:
+            newest = {publication.key: publication for publication in publications}
+            self.conflated += len(publications) - len(newest)
+            publications = sorted(newest.values(), key=lambda publication: publication.offset)
+        self.replay.extend(publications)
+
+    def change_mode(self, mode: Mode) -> None:
+        """Deliver differently from now on; what is queued keeps its place before what comes."""
+        if mode is Mode.ALL:
+            if self.lost is not None:
+                self._append_gap(self.lost)
+                self.lost = None
+            self.queue.extend(single(frame) for frame in self.newest.values())
+            self.newest.clear()
+        self.mode = mode
+
+    # Each of the following returns what it did to (messages, bytes) of the queue: the outbox keeps the sums.
+
+    def put_latest(self, frame: Frame) -> tuple[int, int]:
+        """Queue ``frame`` as the newest value of its key."""
+        old = self.newest.pop(frame.key, None)
+        self.newest[frame.key] = frame  # at the end: offsets only grow
+        if old is None:
+            self.queued += 1
+            return 1, len(frame.data)
+        self.conflated += 1
+        return 0, len(frame.data) - len(old.data)
+
+    def lose(self, frame: Frame, reason: Loss) -> None:
+        """Note the loss of a frame that never came into the queue; its place is the end."""
+        self.lose_range(frame.offset, frame.offset, reason)
+
+    def lose_range(self, first: int, last: int, reason: Loss) -> None:
+        """Note the loss of a range of offsets that never came into the queue; its place is the end."""
+        gap = Gap(first, last, last - first + 1, reason)
+        self._count_loss(reason, gap.count)
+        if self.mode is Mode.LATEST:
+            self._lose_latest(gap)
+        else:
+            self._append_gap(gap)
+
+    def drop_oldest(self, reason: Loss) -> tuple[int, int]:
+        """Lose the oldest message of the queue, of which there must be one."""
+        if len(self.queue) > 1 or (self.queue and not isinstance(self.queue[0], Gap)):
+            frame = self._pop_frame(reason)
+        else:
+            frame = self.newest.pop(next(iter(self.newest)))
+            self._lose_latest(Gap(frame.offset, frame.offset, 1, reason))
+        self._count_loss(reason, 1)
+        self.queued -= 1
+        return -1, -len(frame.data)
+
+    def collapse(self) -> tuple[int, int]:
+        """Keep only the newest message of each key; what goes is counted as conflated and told as gaps."""
+        frames: list[Frame | Gap] = []
+        for entry in self.queue:
+            if isinstance(entry, Gap):
+                frames.append(entry)
+            else:
+                frames.extend(entry.frames)
+        keep = {frame.key: frame.offset for frame in frames if isinstance(frame, Frame)}
+        messages = size = 0
+        self.queue.clear()
+        for entry in frames:
+            if isinstance(entry, Frame):
+                if keep[entry.key] == entry.offset:
+                    self.queue.append(single(entry))
+                    continue
+                messages -= 1
+                size -= len(entry.data)
+                entry = Gap(entry.offset, entry.offset, 1, Loss.SLOW_CONSUMER)  # noqa: PLW2901
+            self._append_gap(entry)
+        self.conflated -= messages
+        self.queued += messages
+        return messages, size
+
+    def discard(self) -> tuple[int, int]:
+        """Empty the queue without a word: the subscription ends or starts anew."""
+        messages = size = 0
+        for entry in self.queue:
+            if not isinstance(entry, Gap):
+                messages -= entry.count
+                size -= entry.size
+        for frame in self.newest.values():
+            messages -= 1
+            size -= len(frame.data)
+        self.queue.clear()
+        self.newest.clear()
+        self.replay.clear()
+        self.lost = None
+        self.queued = 0
+        return messages, size
+
+    def _count_loss(self, reason: Loss, count: int) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def _append_gap(self, gap: Gap) -> None:
+        if self.queue and isinstance(self.queue[-1], Gap):
+            self.queue[-1].absorb(gap)
+        else:
+            self.queue.append(gap)
+
+    def _lose_latest(self, gap: Gap) -> None:
+        if self.lost is None:
+            self.lost = gap
+        else:
+            self.lost.absorb(gap)
+
+    def _pop_frame(self, reason: Loss) -> Frame:
+        """Take the oldest frame out of the queue and leave a gap in its place."""
+        queue = self.queue
+        gap = queue.popleft() if isinstance(queue[0], Gap) else None
+        run = queue.popleft()
+        assert not isinstance(run, Gap)  # two gaps are never neighbours
+        if run.count > 1:
+            queue.extendleft(single(frame) for frame in reversed(run.frames))
+            run = queue.popleft()
+            assert not isinstance(run, Gap)
+        frame = run.frames[0]
+        lost = Gap(frame.offset, frame.offset, 1, reason)
+        if gap is not None:
+            gap.absorb(lost)
+            lost = gap
+        if queue and isinstance(queue[0], Gap):
+            lost.absorb(queue.popleft())  # type: ignore[arg-type]
+        queue.appendleft(lost)
+        return frame

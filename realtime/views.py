@@ -1,0 +1,111 @@
+"""What a subscriber sees of a message, encoded once for all who see the same.
+
+A `View` is a value: two subscribers with equal views share the bytes. `encode_run` turns a run of
+publications into a `Run`: each message framed, and all of them joined, so that a healthy subscriber
+costs one reference and one write for the whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from attrs import frozen
+
+from realtime.history import Publication
+from realtime.wire import Framing
+
+__all__ = ["EVERYTHING", "Frame", "Run", "View", "encode_run", "message_text"]
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_json = msgspec.json.Encoder()
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One message, ready for the wire."""
+
+    data: bytes
+    offset: int
+    key: str | None
+    #: The message itself, for subscribers in this process, who need no bytes.
+    publication: Publication
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Consecutive messages of one topic in one view and framing. Shared; never changed."""
+
+    frames: list[Frame]
+    #: All frames joined.
+    data: bytes
+    size: int
+    count: int
+
+
+@frozen
+class View:
+    """Which part of each message a subscriber sees."""
+
+    #: Only these members of an object payload; None: the payload as it is.
+    fields: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, fields: Sequence[str] | None) -> View:
+        """The view of these fields, in their order, each once."""
+        return EVERYTHING if fields is None else cls(tuple(dict.fromkeys(fields)))
+
+    def text(self, publication: Publication) -> bytes | None:
+        """The JSON text of the ``message`` push; None where this view leaves nothing of it."""
+        if self.fields is None:
+            return message_text(publication, publication.data)
+        try:
+            members = _object_decoder.decode(publication.data)
+        except msgspec.ValidationError:
+            return message_text(publication, publication.data)  # not an object: there are no members to leave out
+        seen = {name: members[name] for name in self.fields if name in members}
+        return message_text(publication, _json.encode(seen)) if seen else None
+
+
+EVERYTHING = View()
+
+
+def message_text(publication: Publication, data: bytes) -> bytes:
+    """The JSON text of a ``message`` push.
+
+    Put together from pieces: the payload is JSON text already, and encoding the few members around it
+    by hand costs a third of a struct and an encoder.
+    """
+    event, key = publication.event, publication.key
+    return b'{"type":"message","topic":%b,"offset":%d%b%b,"time":%d,"data":%b}' % (
+        _json.encode(publication.topic),
+        publication.offset,
+        b"" if event is None else b',"event":' + _json.encode(event),
+        b"" if key is None else b',"key":' + _json.encode(key),
+        publication.time,
+        data,
+    )
+
+
+def encode_run(view: View, framing: Framing | None, epoch: str, publications: Sequence[Publication]) -> Run | None:
+    """The run of all publications that ``view`` shows; None where it shows none. No framing: no bytes."""
+    frames = []
+    for publication in publications:
+        if framing is None:
+            data = publication.data
+        else:
+            text = view.text(publication)
+            if text is None:
+                continue
+            data = framing.message(text, publication.topic, epoch, publication.offset)
+        frames.append(Frame(data, publication.offset, publication.key, publication))
+    if not frames:
+        return None
+    if len(frames) == 1:
+        data = frames[0].data
+        return Run(frames, data, len(data), 1)
+    data = b"".join([frame.data for frame in frames])
+    return Run(frames, data, len(data), len(frames))
+
+
+def single(frame: Frame) -> Run:
+    """The run of this one frame."""
+    return Run([frame], frame.data, len(frame.data), 1)

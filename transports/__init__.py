@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: everything that knows sockets, HTTP, WebSocket and Server-Sent Events."""

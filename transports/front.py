@@ -1,0 +1,206 @@
+"""The front door: one port, where every connection is looked at and led to its room.
+
+::
+
+    serve_connection                      one task for each accepted connection, in the server's nursery
+    '- for each request on it:
+        GET /ws, with an upgrade     ->   websocket, until the connection ends
+        GET /sse                     ->   sse, until the connection ends
+        POST /api/v1/publish         ->   answered here
+        everything else              ->   the web application on hypercorn, one request at a time
+
+Requests are taken off the connection one by one, also those for the application, so an upgrade that comes second on
+a connection that a browser kept alive is as good as one that comes first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+import trio
+
+from realtime.connection import Connection
+from realtime.engine import Engine
+from realtime.errors import CommandError, ErrorCode, WireError
+from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
+from transports.head import BadHead, HeadReader, Request
+from transports.publish import publish_request
+from transports.responses import error_response
+from transports.sse import SseWire, parse_wishes
+from transports.stream import Stream, TlsStream
+from transports.websocket import WebSocketWire, receive_handshake
+
+__all__ = ["Front"]
+
+log = structlog.get_logger("realtime")
+
+#: Serves one request that is not for the front door; returns whether the connection can be used for another.
+Forward = Callable[[Stream, Request], Awaitable[bool]]
+
+
+class Front:
+    """Looks at connections; holds no state of them but whether they idle."""
+
+    def __init__(self, engine: Engine, forward: Forward, *, tls: ssl.SSLContext | None = None) -> None:
+        self._engine = engine
+        self._forward = forward
+        self._tls = tls
+        self._streams: set[Stream] = set()
+        self._idle: set[trio.CancelScope] = set()
+        self._draining = False
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are being served."""
+        return len(self._streams)
+
+    def drain(self) -> None:
+        """Take no more requests; connections between two requests are closed now."""
+        self._draining = True
+        for scope in self._idle:
+            scope.cancel()
+
+    def abort_all(self) -> None:
+        """Close every connection at once, whatever it is doing; also wakes code that is shielded from cancellation."""
+        for stream in list(self._streams):
+            stream.reset()
+
+    async def serve_connection(self, accepted: trio.SocketStream) -> None:
+        """Serve one accepted connection to its end. Never raises but when cancelled: see the log."""
+        engine = self._engine
+        stream: Stream | None = None
+        try:
+            stream = Stream(accepted) if self._tls is None else TlsStream(accepted, self._tls)
+            self._streams.add(stream)
+            if len(self._streams) > engine.settings.max_connections:
+                engine.refuse("too_many_connections")
+                if self._tls is None:
+                    error = CommandError(ErrorCode.UNAVAILABLE, "too many connections", retry_after=5)
+                    stream.write_nowait(error_response(error))
+                return
+            if isinstance(stream, TlsStream):
+                with trio.move_on_after(engine.settings.request_timeout_seconds) as scope:
+                    await stream.handshake()
+                if scope.cancelled_caught:
+                    return
+            await self._serve_requests(stream)
+        except WireError:
+            pass  # the peer went away
+        except Exception:
+            # Whatever one connection runs into, the others must not hear of it.
+            log.exception("connection failed", trace_id=secrets.token_hex(8))
+        finally:
+            if stream is not None:
+                self._streams.discard(stream)
+                stream.abort()
+
+    async def _serve_requests(self, stream: Stream) -> None:
+        settings = self._engine.settings
+        reader = HeadReader(stream, settings.max_head_bytes)
+        idle_seconds = settings.request_timeout_seconds
+        while not self._draining:
+            try:
+                request = None
+                with trio.CancelScope() as scope:
+                    self._idle.add(scope)
+                    try:
+                        request = await reader.read(
+                            idle_seconds=idle_seconds, head_seconds=settings.request_timeout_seconds
+                        )
+                    finally:
+                        self._idle.discard(scope)
+                if request is None or not await self._serve(stream, request):
+                    break
+            except BadHead as bad:
+                self._engine.refuse("bad_request")
+                await self._refuse(stream, CommandError(ErrorCode.BAD_REQUEST, bad.message), status=bad.status)
+                return
+            idle_seconds = settings.keep_alive_seconds
+        if not stream.closed:
+            with trio.move_on_after(settings.request_timeout_seconds):
+                await stream.finish()
+
+    async def _serve(self, stream: Stream, request: Request) -> bool:
+        path = request.path
+        if path == "/api/v1/publish" and request.method == "POST":
+            return await publish_request(self._engine, stream, request)
+        if path == "/ws" and request.wants_websocket:
+            await self._serve_websocket(stream, request)
+            return False
+        if path == "/sse" and request.method == "GET":
+            return await self._serve_sse(stream, request)
+        return await self._forward(stream, request)
+
+    async def _serve_websocket(self, stream: Stream, request: Request) -> None:
+        engine, settings = self._engine, self._engine.settings
+        try:
+            allowed_origin(engine, request, tls=stream.is_tls)
+        except CommandError as error:
+            engine.refuse("origin")
+            await self._refuse(stream, error)
+            return
+        async with trio.open_nursery() as nursery:
+            handshake = await receive_handshake(
+                nursery,
+                stream,
+                request.raw,
+                max_message_bytes=settings.max_message_bytes,
+                timeout=settings.request_timeout_seconds,
+            )
+            if handshake is None:
+                engine.refuse("bad_handshake")
+                await stream.finish()
+                nursery.cancel_scope.cancel()
+                return
+            try:
+                identity = await identify(engine, request, handshake.subprotocols)
+            except CommandError as error:
+                engine.refuse("credentials")
+                await self._refuse(stream, error)
+            else:
+                wire = WebSocketWire(
+                    handshake,
+                    max_message_bytes=settings.max_message_bytes,
+                    subprotocol=SUBPROTOCOL if SUBPROTOCOL in handshake.subprotocols else None,
+                )
+                known = {} if identity is None else {"identity": identity}
+                connection = Connection(
+                    engine, wire, authenticated=identity is not None, transport="websocket", **known
+                )
+                await connection.run()
+            nursery.cancel_scope.cancel()
+
+    async def _serve_sse(self, stream: Stream, request: Request) -> bool:
+        engine = self._engine
+        origin = None
+        try:
+            origin = allowed_origin(engine, request, tls=stream.is_tls)
+            identity = await identify(engine, request)
+            if identity is None:
+                raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
+            wishes = parse_wishes(request.query(), request.header(b"last-event-id"))
+        except CommandError as error:
+            engine.refuse("sse")
+            await self._refuse(stream, error, cors_headers(origin))
+            return False
+        secret = secrets.token_urlsafe(18)
+        wire = SseWire(stream, topics=len(wishes), headers=cors_headers(origin), jitter=engine.random())
+        connection = Connection(engine, wire, identity=identity, transport="sse", secret=secret)
+        try:
+            await connection.run(wishes)
+        except CommandError as error:
+            engine.refuse("sse")
+            await self._refuse(stream, error, cors_headers(origin))
+        return False
+
+    async def _refuse(
+        self, stream: Stream, error: CommandError, headers: dict[str, str] | None = None, *, status: int | None = None
+    ) -> None:
+        """Answer with an error and close; a peer that does not read the answer is not waited for."""
+        with trio.move_on_after(self._engine.settings.request_timeout_seconds), suppress(WireError):
+            await stream.send_all(error_response(error, status=status, headers=headers))
+            await stream.finish()

@@ -1,0 +1,243 @@
+"""Requests for a web application, on hypercorn, one at a time.
+
+Hypercorn would keep a connection for itself, and with it any upgrade or event stream that comes later on it. So it is
+given a stream that holds exactly one request, and gets its end when the response is complete. Two parsers
+of h11 look on: one finds where the request ends, one where the response does. A WebSocket of the application
+(status 101) turns the stream into a plain passage.
+
+Hypercorn shields its sending without a deadline; so `_Exchange.send_all` ends a connection that makes no progress.
+"""
+
+from __future__ import annotations
+
+import h11
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+
+from realtime.errors import WireBroken, WireError
+from transports.head import BadHead, Request
+from transports.stream import Stream
+
+__all__ = ["Application"]
+
+#: Hypercorn on HTTP/1.1 only: its HTTP/2 has no back-pressure. So an offer to change to it is not passed on.
+_NOT_FORWARDED = frozenset({b"http2-settings"})
+#: What a peer may send while its response is still being made.
+_MAX_AHEAD = 64 * 1024
+
+
+class _Exchange(trio.abc.HalfCloseableStream):
+    """One request and its response, as the stream that hypercorn sees."""
+
+    def __init__(self, stream: Stream, request: Request, stall_seconds: float) -> None:
+        self._stream = stream
+        self._stall_seconds = stall_seconds
+        self._request = request
+        self._reply = h11.Connection(h11.CLIENT)
+        self._reply.send(h11.Request(method=request.method, target="/", headers=[("host", "-")]))
+        self._reply.send(h11.EndOfMessage())
+        self._body = h11.Connection(h11.SERVER)
+        head = self._head()
+        self._body.receive_data(head)
+        self._pending = [head]
+        self._body_done = self._next_body_event()
+        #: Set when the response is complete, or the exchange has come to an end otherwise.
+        self.done = trio.Event()
+        #: Whether the response was complete and leaves the connection usable.
+        self.reusable = False
+        self._tunnel = False
+
+    # hypercorn finds the addresses here, and by the name `do_handshake` whether this is TLS
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        return self._stream.socket
+
+    def _head(self) -> bytes:
+        """The request's head, written anew from what was understood of it."""
+        request = self._request
+        websocket = request.wants_websocket
+        lines = [f"{request.method} {request.target} HTTP/{request.version.decode()}".encode()]
+        for name, value in request.headers:
+            if name in _NOT_FORWARDED or (name == b"upgrade" and not websocket):
+                continue
+            if name == b"connection" and not websocket:
+                value = b"keep-alive" if request.keep_alive else b"close"  # noqa: PLW2901
+            lines.append(name + b": " + value)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _next_body_event(self) -> bool:
+        """Let the shadow parser eat; whether the request is complete."""
+        while True:
+            event = self._body.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return event is h11.PAUSED
+            if isinstance(event, h11.EndOfMessage):
+                return True
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
+        """Called by hypercorn: the request, then silence until the response is complete."""
+        if self._pending:
+            await trio.lowlevel.checkpoint()
+            return self._pending.pop(0)
+        try:
+            if self._tunnel:
+                return await self._stream.receive_some()
+            if self._body_done:
+                await self._wait_for_response()
+                return b"" if not self._tunnel else await self._stream.receive_some()
+            data = await self._stream.receive_some()
+        except WireError as error:
+            raise trio.BrokenResourceError from error
+        if not data:
+            return b""
+        self._body.receive_data(data)
+        try:
+            self._body_done = self._next_body_event()
+        except h11.RemoteProtocolError:
+            return data  # hypercorn finds the same fault and answers it
+        if self._body_done:
+            ahead, _ = self._body.trailing_data
+            if ahead:
+                self._stream.unread(ahead)
+                data = data[: len(data) - len(ahead)]
+        return data
+
+    async def _wait_for_response(self) -> None:
+        """Until the response is complete; a peer that hangs up meanwhile ends it."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch_peer() -> None:
+                ahead = b""
+                try:
+                    while len(ahead) < _MAX_AHEAD:
+                        data = await self._stream.receive_some()
+                        if not data:
+                            self.done.set()
+                            break
+                        ahead += data
+                except WireError:
+                    self.done.set()
+                finally:
+                    if ahead:
+                        self._stream.unread(ahead)
+
+            nursery.start_soon(watch_peer)
+            await self.done.wait()
+            nursery.cancel_scope.cancel()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Called by hypercorn for the response."""
+        try:
+            await self._send(bytes(data))
+        except WireError as error:
+            self.done.set()
+            raise trio.BrokenResourceError from error
+        if not self._tunnel and not self.done.is_set():
+            self._follow_response(bytes(data))
+
+    async def _send(self, data: bytes) -> None:
+        """Send within a deadline that only a standstill reaches: cancellation does not, hypercorn shields us from it."""
+        while True:
+            sent = self._stream.sent
+            with trio.move_on_after(self._stall_seconds):
+                await self._stream.send_all(data)
+                return
+            data = b""  # what had begun is the stream's tail now
+            if self._stream.sent == sent:
+                self._stream.reset()
+                raise WireBroken("the peer does not read")
+
+    def _follow_response(self, data: bytes) -> None:
+        try:
+            self._reply.receive_data(data)
+            while True:
+                event = self._reply.next_event()
+                if event is h11.NEED_DATA or event is h11.PAUSED:
+                    return
+                if isinstance(event, h11.InformationalResponse) and event.status_code == 101:  # noqa: PLR2004
+                    self._tunnel = True
+                    self.done.set()
+                    return
+                if isinstance(event, h11.EndOfMessage):
+                    self.reusable = (
+                        self._body_done and self._request.keep_alive and self._reply.their_state is h11.DONE
+                    )
+                    self.done.set()
+                    return
+        except h11.RemoteProtocolError:
+            self.done.set()  # not ours to judge; the connection ends with it
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Not needed by hypercorn."""
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        """Called by hypercorn when it is done; the connection is the front door's to close."""
+        self.done.set()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """See `send_eof`."""
+        self.done.set()
+        await trio.lowlevel.checkpoint()
+
+
+class _TlsExchange(_Exchange):
+    """The same behind TLS, which has been dealt with: only the names that hypercorn looks for."""
+
+    @property
+    def transport_stream(self) -> _TlsExchange:
+        return self
+
+    async def do_handshake(self) -> None:
+        """Done before the request came."""
+        await trio.lowlevel.checkpoint()
+
+    def selected_alpn_protocol(self) -> str:
+        """The only one that is offered."""
+        return "http/1.1"
+
+
+class Application:
+    """An ASGI application, run by hypercorn's own parts within our nursery."""
+
+    def __init__(self, app: ASGIFramework, *, stall_seconds: float) -> None:
+        self._app = ASGIWrapper(app)
+        self._config = Config()
+        self._config.alpn_protocols = ["http/1.1"]
+        self._config.accesslog = None
+        self._config.errorlog = None
+        self._config.include_server_header = False
+        self._config.keep_alive_timeout = 3600.0  # ours is the one that counts
+        self._context = WorkerContext(None)
+        self._stall_seconds = stall_seconds
+        self._state: dict[str, object] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the application's lifespan: start it, wait to be cancelled, shut it down."""
+        lifespan = Lifespan(self._app, self._config, self._state)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.move_on_after(self._stall_seconds, shield=True):
+                    await self._context.terminated.set()
+                    await lifespan.wait_for_shutdown()
+                nursery.cancel_scope.cancel()
+
+    async def serve(self, stream: Stream, request: Request) -> bool:
+        """Serve one request; whether the connection can be used for another. Raises `BadHead`."""
+        try:
+            exchange = (_TlsExchange if stream.is_tls else _Exchange)(stream, request, self._stall_seconds)
+        except h11.RemoteProtocolError:
+            raise BadHead(400, "this is not a valid request") from None
+        await TCPServer(self._app, self._config, self._context, self._state, exchange).run()  # type: ignore[arg-type]
+        return exchange.reusable and not stream.closed

@@ -1,0 +1,63 @@
+"""Whole HTTP responses that we write ourselves, and the statuses of the error codes."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from realtime.errors import CommandError, ErrorCode
+from realtime.messages import encode
+
+__all__ = ["STATUS", "error_response", "json_response"]
+
+#: The HTTP status for each error code.
+STATUS = {
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.UNKNOWN_TYPE: 400,
+    ErrorCode.INVALID_TOPIC: 400,
+    ErrorCode.INVALID_SYMBOL: 400,
+    ErrorCode.AUTH_REQUIRED: 401,
+    ErrorCode.AUTH_FAILED: 401,
+    ErrorCode.TOKEN_EXPIRED: 401,
+    ErrorCode.PERMISSION_DENIED: 403,
+    ErrorCode.ROOM_NOT_FOUND: 404,
+    ErrorCode.SESSION_NOT_FOUND: 404,
+    ErrorCode.UNKNOWN_ACTION: 404,
+    ErrorCode.ALREADY_SUBSCRIBED: 409,
+    ErrorCode.NOT_SUBSCRIBED: 409,
+    ErrorCode.SUBSCRIPTION_FAILED: 409,
+    ErrorCode.PAYLOAD_TOO_LARGE: 413,
+    ErrorCode.LIMIT_EXCEEDED: 429,
+    ErrorCode.RATE_LIMIT_EXCEEDED: 429,
+    ErrorCode.INTERNAL_ERROR: 500,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.TIMEOUT: 504,
+}
+
+
+def json_response(
+    status: int, body: Any, *, keep_alive: bool = False, headers: dict[str, str] | None = None
+) -> bytes:
+    """The bytes of a response with a JSON body."""
+    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(text)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n{extra}\r\n"
+    )
+    return head.encode("latin-1") + text
+
+
+def error_response(
+    error: CommandError, *, status: int | None = None, keep_alive: bool = False, headers: dict[str, str] | None = None
+) -> bytes:
+    """The bytes of a response that tells an error, in the same shape as on every other transport."""
+    body = {"type": "error", "code": error.code, "message": error.message, "retry_after": error.retry_after}
+    headers = dict(headers or {})
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if error.code in (ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.TOKEN_EXPIRED):
+        headers["WWW-Authenticate"] = "Bearer"
+    return json_response(status or STATUS[error.code], encode(body), keep_alive=keep_alive, headers=headers)
