@@ -52,7 +52,10 @@ class Broker(Protocol):
         ...
 
     async def publish(self, topic: str, draft: Draft) -> Position:
-        """Append to the topic; waits while the ingress is full. Raises `CommandError` (``UNAVAILABLE``, ``LIMIT_EXCEEDED``)."""
+        """Append to the topic; waits while the ingress is full.
+
+        Raises `CommandError`: ``UNAVAILABLE``, ``LIMIT_EXCEEDED``.
+        """
         ...
 
     async def subscribe(self, topic: str) -> None:

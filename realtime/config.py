@@ -21,9 +21,9 @@ from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow
 
 __all__ = ["Settings", "load_settings"]
 
-_positive = validators.gt(0)
-_not_negative = validators.ge(0)
-_optional_positive = validators.optional(_positive)
+_positive: Any = validators.gt(0)
+_not_negative: Any = validators.ge(0)
+_optional_positive: Any = validators.optional(_positive)
 
 
 @frozen(kw_only=True)
@@ -194,8 +194,8 @@ _BLANK = object()
 _WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 
 
-def _convert(value: Any, wanted: str) -> Any:  # noqa: PLR0911
-    """A value from TOML, the environment (text) or a caller as ``wanted``, which is a setting's type as it is written."""
+def _convert(value: Any, wanted: str) -> Any:
+    """A value from TOML, the environment or a caller as ``wanted``: a setting's type as it is written."""
     if "Mapping" in wanted:
         if not isinstance(value, Mapping):
             raise TypeError("must be a table")
@@ -212,17 +212,22 @@ def _convert(value: Any, wanted: str) -> Any:  # noqa: PLR0911
         if flag is None:
             raise TypeError("must be true or false")
         return flag
-    if wanted.startswith(("int", "float")):
-        number = float if wanted.startswith("float") else int
-        if isinstance(value, bool) or not isinstance(value, int | float | str) or (number is int and isinstance(value, float)):
-            raise TypeError(f"must be {'a number' if number is float else 'a whole number'}")
-        try:
-            return number(value)
-        except ValueError:
-            raise TypeError(f"must be {'a number' if number is float else 'a whole number'}") from None
+    if wanted.startswith("int"):
+        return _number(value, int, "must be a whole number")
+    if wanted.startswith("float"):
+        return _number(value, float, "must be a number")
     if not isinstance(value, str):
         raise TypeError("must be a text")
     return value
+
+
+def _number(value: Any, number: type[int | float], fault: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (str, int) if number is int else (str, int, float)):
+        raise TypeError(fault)
+    try:
+        return number(value)
+    except ValueError:
+        raise TypeError(fault) from None
 
 
 def describe() -> list[tuple[str, str, Any]]:

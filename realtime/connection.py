@@ -17,23 +17,20 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 from attrs import frozen
 
-from realtime import closing, messages
+from realtime import closing
 from realtime.auth import ANONYMOUS, Identity
 from realtime.closing import CloseReason
+from realtime.commands import ACTIONS, Reply, Subscribe, error_reply
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation, WireError
-from realtime.history import Since
 from realtime.messages import encode
 from realtime.session import Accepted, Refused, Session, State
 from realtime.subscription import Subscription
-from realtime.topics import Kind, Mode
-from realtime.views import EVERYTHING, View, message_text
 from realtime.wire import Wire
 
 if TYPE_CHECKING:
@@ -45,16 +42,6 @@ log = structlog.get_logger("realtime")
 
 #: How long the goodbye of one connection may take when nobody said otherwise.
 GOODBYE_SECONDS = 2.0
-
-
-@frozen
-class Subscribe:
-    """A subscription that a request asks for before the first command: by its URL or its route."""
-
-    topic: str
-    view: View = EVERYTHING
-    mode: Mode | None = None
-    since: Since | None = None
 
 
 @frozen
@@ -92,7 +79,7 @@ class Connection:
         self.reason: CloseReason | None = None
         self.commands = 0
         self._secret = secret
-        self._engine = engine
+        self.engine = engine
         self._settings = settings
         self._wire = wire
         self.session = Session(
@@ -129,11 +116,11 @@ class Connection:
         """
         self.outbox.corked = True
         try:
-            replies = [await self._join(wish) for wish in subscribe or ()]
+            replies = [await self.join(wish) for wish in subscribe or ()]
         except BaseException:
             self._leave()
             raise
-        self._engine.connections[self.id] = self
+        self.engine.connections[self.id] = self
         trace_id = ""
         try:
             await self._wire.open()
@@ -157,7 +144,7 @@ class Connection:
         finally:
             self._leave()
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
-            del self._engine.connections[self.id]
+            del self.engine.connections[self.id]
             await self._say_goodbye(trace_id)
         assert self.reason is not None
         return self.reason
@@ -170,7 +157,7 @@ class Connection:
             self._scope.cancel()
 
     def _leave(self) -> None:
-        hub = self._engine.hub
+        hub = self.engine.hub
         for subscription in self.session.subscriptions.values():
             hub.unsubscribe(subscription, keep_queue=True)
         self.session.subscriptions.clear()
@@ -179,7 +166,7 @@ class Connection:
         reason = self.reason
         assert reason is not None
         if code := _VIOLATIONS.get(reason):
-            self._push("error", _error(None, CommandError(code, reason.text)))
+            self._push("error", error_reply(None, CommandError(code, reason.text)))
         seconds = min(GOODBYE_SECONDS, self._settings.grace_seconds)
         try:
             if reason.peer_listens:
@@ -220,12 +207,11 @@ class Connection:
         try:
             decision = self.session.decide(text)
         except ProtocolViolation as violation:
-            self._push("error", _error(None, CommandError(ErrorCode.BAD_REQUEST, violation.message)))
+            self._push("error", error_reply(None, CommandError(ErrorCode.BAD_REQUEST, violation.message)))
             self.close(violation.reason)
             return
-        reply = await self._carry_out(decision)
-        if reply is not None:
-            self._push(reply["type"], reply)
+        reply = await self.carry_out(decision)
+        self._push(reply["type"], reply)
 
     def quiet(self) -> None:
         """Everything that had arrived has been handled: send the replies in one write."""
@@ -258,7 +244,7 @@ class Connection:
         patience = interval + settings.pong_timeout_seconds if wire.peer_answers else math.inf
         interval = min(interval, wire.heartbeat_interval or math.inf)
         # Connections that came together do not ping together.
-        beat_at = trio.current_time() + interval * self._engine.random()
+        beat_at = trio.current_time() + interval * self.engine.random()
         while True:
             await trio.sleep_until(min(beat_at, wire.heard_at + patience))
             now = trio.current_time()
@@ -310,48 +296,24 @@ class Connection:
 
     # -- carrying out ----------------------------------------------------------------------------------------
 
-    async def _carry_out(self, decision: Accepted | Refused) -> dict[str, Any] | None:
+    async def carry_out(self, decision: Accepted | Refused) -> Reply:
         """Do what was decided; the reply."""
         if isinstance(decision, Refused):
-            return _error(decision.id, decision.error)
+            return error_reply(decision.id, decision.error)
         command = decision.command
         try:
-            return await _ACTIONS[type(command)](self, command, decision.kind)
+            return await ACTIONS[type(command)](self, command)
         except CommandError as error:
-            return _error(command.id, error)
+            return error_reply(command.id, error)
         except Exception:
             trace_id = secrets.token_hex(8)
             log.exception("command failed", connection=self.id, command=type(command).__name__, trace_id=trace_id)
-            error = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
-            return {**_error(command.id, error), "trace_id": trace_id}
+            failure = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
+            return {**error_reply(command.id, failure), "trace_id": trace_id}
 
-    async def _publish(self, command: messages.Publish, kind: Kind) -> dict[str, Any]:
-        publisher = self._engine.publisher
-        position = publisher.publish_json_nowait(command.topic, command.data, command.event, command.key, kind=kind)
-        if position is None:
-            self.outbox.flush()  # what was answered before does not wait with us
-            position = await publisher.publish_json(command.topic, command.data, command.event, command.key, kind=kind)
-        return {
-            "type": "published",
-            "id": command.id,
-            "topic": command.topic,
-            "epoch": position.epoch,
-            "offset": position.offset,
-        }
-
-    async def _subscribe(self, command: messages.Subscribe, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
-        wish = Subscribe(
-            command.topic,
-            View.of(command.fields),
-            None if command.mode is None else Mode(command.mode),
-            command.since(),
-        )
-        reply = await self._join(wish)
-        reply["id"] = command.id
-        return reply
-
-    async def _join(self, wish: Subscribe) -> dict[str, Any]:
-        kind, name = self._engine.kinds.split(wish.topic)
+    async def join(self, wish: Subscribe) -> Reply:
+        """Subscribe the peer, if it may; the confirmation, which must be queued without a checkpoint between."""
+        kind, name = self.engine.kinds.split(wish.topic)
         if not kind.join.allows(self.session.identity.user, name):
             raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
         if refusal := self.session.join_refusal(wish.topic):
@@ -359,7 +321,7 @@ class Connection:
         subscription = Subscription(
             wish.topic, kind, self.outbox, view=wish.view, mode=wish.mode or kind.mode, overflow=kind.overflow
         )
-        joined = await self._engine.hub.subscribe(subscription, wish.since, self._settings.recover_limit)
+        joined = await self.engine.hub.subscribe(subscription, wish.since, self._settings.recover_limit)
         self.session.subscriptions[wish.topic] = subscription
         return {
             "type": "subscribed",
@@ -371,80 +333,14 @@ class Connection:
             "replayed": joined.replayed if joined.recovered else None,
         }
 
-    async def _update(self, command: messages.Update, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
-        subscription = self.session.subscriptions.get(command.topic)
-        if subscription is None:
-            raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
-        view, mode = subscription.view, subscription.mode
-        if command.fields is not messages.UNSET:
-            view = View.of(command.fields)
-        if isinstance(command.mode, str):
-            mode = Mode(command.mode)
-        self._engine.hub.update(subscription, view, mode)
-        return {"type": "updated", "id": command.id, "topic": command.topic}
-
-    async def _unsubscribe(self, command: messages.Unsubscribe, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
-        subscription = self.session.subscriptions.pop(command.topic, None)
-        if subscription is None:
-            raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
-        self._engine.hub.unsubscribe(subscription)
-        return {"type": "unsubscribed", "id": command.id, "topic": command.topic}
-
-    async def _history(self, command: messages.History, kind: Kind) -> dict[str, Any]:  # noqa: ARG002
-        after = None if command.after is None else command.after.position()
-        page = await self._engine.broker.browse(command.topic, after, command.limit)
-        return {
-            "type": "history",
-            "id": command.id,
-            "topic": command.topic,
-            "epoch": page.top.epoch,
-            "offset": page.top.offset,
-            "why": page.why,
-            "messages": [messages.Raw(message_text(found, found.data)) for found in page.publications],
-        }
-
-    async def _stats(self, command: messages.Stats, kind: None) -> dict[str, Any]:  # noqa: ARG002
-        facts = self.statistics()
-        return {
-            "type": "stats",
-            "id": command.id,
-            "subscriptions": [
-                {
-                    "topic": subscription.topic,
-                    "delivered": subscription.delivered,
-                    "dropped": subscription.dropped_total,
-                    "conflated": subscription.conflated,
-                    "filtered": subscription.filtered,
-                }
-                for subscription in self.session.subscriptions.values()
-            ],
-            "queue": {"messages": facts.queue_messages, "bytes": facts.queue_bytes, "age": facts.queue_age},
-        }
-
-    async def _ping(self, command: messages.Ping, kind: None) -> dict[str, Any]:  # noqa: ARG002
-        return {"type": "pong", "id": command.id, "server_time": self._engine.now_ms()}
-
-    async def _auth(self, command: messages.Auth, kind: None) -> dict[str, Any]:  # noqa: ARG002
-        identity = await self._engine.authenticate(command.token)
-        known = self.session.identity.user
-        if known is not None and identity.user != known:
-            raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
+    def log_in(self, identity: Identity) -> None:
+        """Take up a login that was found good: the first, or a fresh one of the same user."""
         self.session.identity = identity
         if self.session.state is State.GREETING:
             self.session.state = State.OPEN
         self._warned = False
         self._expires_at = math.inf if identity.expires_in is None else trio.current_time() + identity.expires_in
         self._rearm.set()
-        return {"type": "authenticated", "id": command.id, "user": identity.user, "expires_in": identity.expires_in}
-
-    async def _batch(self, command: messages.Batch, kind: None) -> dict[str, Any]:  # noqa: ARG002
-        self.outbox.corked = True  # no message of a topic before the reply that confirms it
-        try:
-            replies = [await self._carry_out(decision) for decision in self.session.decide_batch(command)]
-        finally:
-            self.outbox.corked = False
-        encoded = [messages.Raw(encode(reply)) for reply in replies if reply is not None]
-        return {"type": "batch", "id": command.id, "replies": encoded}
 
     # -- words -----------------------------------------------------------------------------------------------
 
@@ -459,7 +355,7 @@ class Connection:
             "type": "welcome",
             "protocol": 1,
             **self.session.describe(),
-            "server_time": self._engine.now_ms(),
+            "server_time": self.engine.now_ms(),
             "ping_interval": settings.ping_interval_seconds,
             "secret": self._secret,
             "topics": [
@@ -470,7 +366,7 @@ class Connection:
         }
 
     def _ping_text(self) -> bytes:
-        return b'{"type":"ping","server_time":%d}' % self._engine.now_ms()
+        return b'{"type":"ping","server_time":%d}' % self.engine.now_ms()
 
     def statistics(self) -> ConnectionStatistics:
         """A snapshot."""
@@ -490,32 +386,9 @@ class Connection:
         )
 
 
-def _error(command_id: int | str | None, error: CommandError) -> dict[str, Any]:
-    return {
-        "type": "error",
-        "id": command_id,
-        "code": error.code,
-        "message": error.message,
-        "retry_after": error.retry_after,
-    }
-
-
 #: What a peer is told before the close that its misbehaviour brought, where the wire found it.
 _VIOLATIONS = {
     closing.TOO_BIG: ErrorCode.PAYLOAD_TOO_LARGE,
     closing.UNSUPPORTED_DATA: ErrorCode.BAD_REQUEST,
     closing.INVALID_TEXT: ErrorCode.BAD_REQUEST,
-}
-
-_Action = Callable[[Connection, Any, Any], Awaitable[dict[str, Any]]]
-_ACTIONS: dict[type, _Action] = {
-    messages.Auth: Connection._auth,
-    messages.Batch: Connection._batch,
-    messages.History: Connection._history,
-    messages.Ping: Connection._ping,
-    messages.Publish: Connection._publish,
-    messages.Stats: Connection._stats,
-    messages.Subscribe: Connection._subscribe,
-    messages.Unsubscribe: Connection._unsubscribe,
-    messages.Update: Connection._update,
 }

@@ -18,7 +18,7 @@ from realtime.errors import WireClosed
 from realtime.history import Position, Since
 from realtime.subscription import Gap, Subscription
 from realtime.topics import Kind, Mode, Overflow
-from realtime.wire import Receiver
+from realtime.wire import Framing, Receiver
 
 if TYPE_CHECKING:
     from realtime.hub import Hub
@@ -50,8 +50,8 @@ class Lost(msgspec.Struct, frozen=True):
 class _NoWire:
     """The wire of a subscriber that takes messages as they are: always busy, so the reader takes them."""
 
-    framing = None
-    heartbeat_interval = None
+    framing: Framing | None = None
+    heartbeat_interval: float | None = None
     peer_answers = False
     busy = True
     progress = 0
@@ -60,7 +60,7 @@ class _NoWire:
     async def open(self) -> None:
         """Nobody to tell."""
 
-    def write_nowait(self, data: bytes) -> bool:
+    def write_nowait(self, data: bytes) -> bool:  # noqa: ARG002
         raise AssertionError("a busy wire is not written to")
 
     async def drain(self) -> None:
@@ -85,8 +85,7 @@ class _NoWire:
 class LocalSubscription:
     """An async iterator over `Message` and `Lost`; made by `subscribe_locally`."""
 
-    def __init__(self, hub: Hub, topic: str, kind: Kind, mode: Mode, overflow: Overflow, max_messages: int) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, topic: str, kind: Kind, *, mode: Mode, overflow: Overflow, max_messages: int) -> None:
         self._wakeup = trio.Event()
         self._ended: CloseReason | None = None
         outbox = hub.outbox(
@@ -120,6 +119,10 @@ class LocalSubscription:
         data = msgspec.json.decode(entry.data)
         return Message(entry.topic, entry.offset, entry.time, data, entry.event, entry.key)
 
+    def close(self) -> None:
+        """Throw away what was not read."""
+        self._outbox.close()
+
     def _wake(self) -> None:
         self._wakeup.set()
 
@@ -140,11 +143,13 @@ async def subscribe_locally(
     max_messages: int,
 ) -> AsyncIterator[LocalSubscription]:
     """Subscribe for the length of a block."""
-    local = LocalSubscription(hub, topic, kind, mode or kind.mode, overflow or kind.overflow, max_messages)
+    local = LocalSubscription(
+        hub, topic, kind, mode=mode or kind.mode, overflow=overflow or kind.overflow, max_messages=max_messages
+    )
     joined = await hub.subscribe(local.subscription, since, max_messages)
     local.position = joined.position
     try:
         yield local
     finally:
         hub.unsubscribe(local.subscription)
-        local._outbox.close()
+        local.close()

@@ -30,8 +30,8 @@ __all__ = [
     "compact",
     "decode_command",
     "decode_subscribe",
-    "refuse_unknown_options",
     "encode",
+    "refuse_unknown_options",
 ]
 
 CommandId = int | Annotated[str, Meta(max_length=128)]
@@ -66,13 +66,13 @@ class Recover(Struct, frozen=True):
     last: Annotated[int, Meta(ge=1, le=10_000)] | None = None
 
 
-class Auth(_Command):
+class Auth(_Command, frozen=True, kw_only=True):
     """First login on this connection, or a fresh token for the same user."""
 
     token: Annotated[str, Meta(max_length=16_384)]
 
 
-class Subscribe(_Command):
+class Subscribe(_Command, frozen=True, kw_only=True):
     """Ask for the messages of a topic."""
 
     topic: TopicName
@@ -96,23 +96,23 @@ class Subscribe(_Command):
         return Since(after=Position(recover.epoch, recover.offset))
 
 
-class Update(_Command):
+class Update(_Command, frozen=True, kw_only=True):
     """Change the view of a live subscription; what is left out stays as it is."""
 
     topic: TopicName
-    fields: Fields | None | UnsetType = UNSET
+    fields: Fields | UnsetType | None = UNSET
     mode: Literal["all", "latest"] | UnsetType = UNSET
     filter: Raw | UnsetType = UNSET
     max_rate: Raw | UnsetType = UNSET
 
 
-class Unsubscribe(_Command):
+class Unsubscribe(_Command, frozen=True, kw_only=True):
     """Ask for no more messages of a topic."""
 
     topic: TopicName
 
 
-class Publish(_Command):
+class Publish(_Command, frozen=True, kw_only=True):
     """Send a message to a topic."""
 
     topic: TopicName
@@ -121,7 +121,7 @@ class Publish(_Command):
     key: MessageKey | None = None
 
 
-class History(_Command):
+class History(_Command, frozen=True, kw_only=True):
     """Look at what is kept of a topic, without subscribing."""
 
     topic: TopicName
@@ -129,15 +129,15 @@ class History(_Command):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
-class Stats(_Command):
+class Stats(_Command, frozen=True, kw_only=True):
     """Ask for the counters of this connection."""
 
 
-class Ping(_Command):
+class Ping(_Command, frozen=True, kw_only=True):
     """Ask for the server's time; also proves this peer alive."""
 
 
-class Batch(_Command):
+class Batch(_Command, frozen=True, kw_only=True):
     """Several commands in one message, answered in one."""
 
     commands: Annotated[list[Raw], Meta(max_length=1000)]

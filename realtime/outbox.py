@@ -1,9 +1,9 @@
-"""Everything that waits to go to one peer: bounded, with a policy, counted.
+r"""Everything that waits to go to one peer: bounded, with a policy, counted.
 
 ::
 
     hub ---- offer ----> [subscription queues, control queue] ---- flush ----> wire
-                                                             \\--- take  ----> sender ----> wire
+                                                             \--- take  ----> sender ----> wire
 
 Two hands empty it. While the wire keeps up, `flush` writes all that waits in one go, called by the hub at
 the end of its turn, and the sender task sleeps. Once the wire is busy the outbox is *backlogged*: the
@@ -72,8 +72,10 @@ class Outbox:
         on_failure: Callable[[CloseReason], None],
         recoverable: Callable[[str, str, int], bool],
     ) -> None:
-        """``on_backlog`` wakes the sender; ``on_failure`` ends the peer; ``recoverable`` knows whether history
-        still has the message of (topic, epoch, offset).
+        """Wire it up.
+
+        ``on_backlog`` wakes the sender; ``on_failure`` ends the peer; ``recoverable`` knows whether history still
+        has the message of (topic, epoch, offset).
         """
         self.wire = wire
         self.max_messages = max_messages

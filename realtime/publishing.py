@@ -16,7 +16,7 @@ from realtime.errors import CommandError, ErrorCode
 from realtime.history import Position
 from realtime.hub import Hub
 from realtime.messages import compact
-from realtime.topics import Kind, Kinds, Overflow
+from realtime.topics import Kinds, Overflow
 
 __all__ = ["Publisher"]
 
@@ -43,20 +43,18 @@ class Publisher:
         await trio.lowlevel.checkpoint()
         return await self.publish_json(topic, _json.encode(data), event, key)
 
-    async def publish_json(
-        self, topic: str, data: bytes | msgspec.Raw, event: str | None, key: str | None, *, kind: Kind | None = None
-    ) -> Position:
+    async def publish_json(self, topic: str, data: bytes | msgspec.Raw, event: str | None, key: str | None) -> Position:
         """Publish JSON text, which the caller has checked to be that. No checkpoint if nothing is in the way."""
-        if kind is None:
-            kind, _ = self._kinds.split(topic)
+        kind, _ = self._kinds.split(topic)
         if kind.overflow is Overflow.BLOCK and self._hub.is_held(topic):
             await self._hub.wait_unheld(topic, kind.block_timeout_seconds)
         return await self._broker.publish(topic, self._draft(data, event, key))
 
     def publish_json_nowait(
-        self, topic: str, data: bytes | msgspec.Raw, event: str | None, key: str | None, *, kind: Kind
+        self, topic: str, data: bytes | msgspec.Raw, event: str | None, key: str | None
     ) -> Position | None:
         """The same if it need not wait; None if it must."""
+        kind, _ = self._kinds.split(topic)
         if self._at_once is None or (kind.overflow is Overflow.BLOCK and self._hub.is_held(topic)):
             return None
         position: Position | None = self._at_once(topic, self._draft(data, event, key))

@@ -91,9 +91,7 @@ async def open_server(
     tls = _tls_context(settings)
     listener = _listen(settings)
     server.address = listener.socket.getsockname()[:2]
-    application = Application(
-        beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds
-    )
+    application = Application(beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds)
     front = Front(server, application.serve, tls=tls)
     async with trio.open_nursery() as services:
         await services.start(server.run)
@@ -105,7 +103,7 @@ async def open_server(
             front.drain()
             connections.start_soon(_end_stuck, front, connections, settings.grace_seconds)
             await server.drain()
-            while front.open_connections:
+            while front.open_connections:  # noqa: ASYNC110
                 await trio.sleep(0.01)
             connections.cancel_scope.cancel()
         services.cancel_scope.cancel()
@@ -118,9 +116,7 @@ async def _accept(
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    await trio.serve_listeners(
-        front.serve_connection, [listener], handler_nursery=connections, task_status=task_status
-    )
+    await trio.serve_listeners(front.serve_connection, [listener], handler_nursery=connections, task_status=task_status)
 
 
 async def _end_stuck(front: Front, connections: trio.Nursery, seconds: float) -> None:

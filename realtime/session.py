@@ -1,4 +1,4 @@
-"""The protocol state of one peer: text in, decision out. No I/O, no clock, no trio.
+r"""The protocol state of one peer: text in, decision out. No I/O, no clock, no trio.
 
 A session knows who the peer is, what state the conversation is in and what the peer is subscribed to,
 and from that decides what to do with each command. It carries nothing out: `realtime.connection` does,
@@ -7,7 +7,7 @@ and tells the session what came of it.
 The states::
 
     GREETING --login--> OPEN --close--> CLOSING
-        \\________________________________/
+        \________________________________/
 
 In GREETING only a login and pings are accepted; in CLOSING nothing is. Which commands a state accepts is the
 table `_ACCEPTS`.
@@ -19,13 +19,14 @@ from enum import Enum, auto
 from typing import Any
 
 from attrs import define, field, frozen
+from msgspec import Raw
 
 from realtime import messages
 from realtime.auth import ANONYMOUS, Identity
-from realtime.errors import CommandError, ErrorCode
+from realtime.errors import CommandError, ErrorCode, ProtocolViolation
 from realtime.messages import Command, decode_command, refuse_unknown_options
 from realtime.subscription import Subscription
-from realtime.topics import Kind, Kinds
+from realtime.topics import Kinds
 
 __all__ = ["Accepted", "Refused", "Session", "State"]
 
@@ -50,10 +51,9 @@ _NEEDS_SUBSCRIPTION = frozenset({messages.Update, messages.Unsubscribe})
 
 @frozen
 class Accepted:
-    """A command to carry out. ``kind`` is that of its topic, where it names one."""
+    """A command to carry out."""
 
     command: Command
-    kind: Kind | None = None
 
 
 @frozen
@@ -86,40 +86,39 @@ class Session:
             return Refused(error.command_id, error)
         return self.judge(command)
 
-    def decide_batch(self, batch: messages.Batch) -> list[Accepted | Refused]:
-        """What to do with each command of a batch, in order; a batch within a batch is refused."""
-        decisions: list[Accepted | Refused] = []
-        for raw in batch.commands:
-            decision = self.decide(raw) if bytes(raw[:1]) == b"{" else _not_an_object()
-            if isinstance(decision, Accepted) and isinstance(decision.command, messages.Batch):
-                error = CommandError(ErrorCode.BAD_REQUEST, "a batch must not hold a batch")
-                decision = Refused(decision.command.id, error)
-            decisions.append(decision)
-        return decisions
+    def decide_part(self, raw: Raw) -> Accepted | Refused:
+        """What to do with one command of a batch. What would end the conversation by itself is refused here."""
+        try:
+            decision = self.decide(raw)
+        except ProtocolViolation as violation:
+            return Refused(None, CommandError(ErrorCode.BAD_REQUEST, violation.message))
+        if isinstance(decision, Accepted) and isinstance(decision.command, messages.Batch):
+            error = CommandError(ErrorCode.BAD_REQUEST, "a batch must not hold a batch")
+            return Refused(decision.command.id, error)
+        return decision
 
     def judge(self, command: Command) -> Accepted | Refused:
         """What to do with a decoded command."""
         try:
-            return Accepted(command, self._check(command))
+            self._check(command)
         except CommandError as error:
             return Refused(command.id, error)
+        return Accepted(command)
 
     def join_refusal(self, topic: str) -> CommandError | None:
-        """Why the peer may not have this topic now; checked when a subscribe is carried out, as the commands of one
-        batch are all judged before the first of them is.
-        """
+        """Why the peer may not have this topic now."""
         if topic in self.subscriptions:
             return CommandError(ErrorCode.ALREADY_SUBSCRIBED, "already subscribed to this topic")
         if len(self.subscriptions) >= self.max_topics:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self.max_topics} topics")
         return None
 
-    def _check(self, command: Command) -> Kind | None:
+    def _check(self, command: Command) -> None:
         if type(command) not in _ACCEPTS[self.state]:
             raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
         topic = getattr(command, "topic", None)
         if topic is None:
-            return None
+            return
         kind, name = self.kinds.split(topic)
         user = self.identity.user
         if isinstance(command, messages.Publish):
@@ -132,12 +131,7 @@ class Session:
             raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
         if isinstance(command, messages.Subscribe | messages.Update):
             refuse_unknown_options(command)
-        return kind
 
     def describe(self) -> dict[str, Any]:
         """What the welcome says of this session."""
         return {"connection": self.id, "user": self.identity.user}
-
-
-def _not_an_object() -> Refused:
-    return Refused(None, CommandError(ErrorCode.BAD_REQUEST, "a command is a JSON object"))

@@ -146,24 +146,24 @@ class Subscription:
 
     def collapse(self) -> tuple[int, int]:
         """Keep only the newest message of each key; what goes is counted as conflated and told as gaps."""
-        frames: list[Frame | Gap] = []
-        for entry in self.queue:
-            if isinstance(entry, Gap):
-                frames.append(entry)
+        entries: list[Frame | Gap] = []
+        for queued in self.queue:
+            if isinstance(queued, Gap):
+                entries.append(queued)
             else:
-                frames.extend(entry.frames)
-        keep = {frame.key: frame.offset for frame in frames if isinstance(frame, Frame)}
+                entries.extend(queued.frames)
+        keep = {entry.key: entry.offset for entry in entries if isinstance(entry, Frame)}
         messages = size = 0
         self.queue.clear()
-        for entry in frames:
-            if isinstance(entry, Frame):
-                if keep[entry.key] == entry.offset:
-                    self.queue.append(single(entry))
-                    continue
+        for entry in entries:
+            if isinstance(entry, Gap):
+                self._append_gap(entry)
+            elif keep[entry.key] == entry.offset:
+                self.queue.append(single(entry))
+            else:
                 messages -= 1
                 size -= len(entry.data)
-                entry = Gap(entry.offset, entry.offset, 1, Loss.SLOW_CONSUMER)  # noqa: PLW2901
-            self._append_gap(entry)
+                self._append_gap(Gap(entry.offset, entry.offset, 1, Loss.SLOW_CONSUMER))
         self.conflated -= messages
         self.queued += messages
         return messages, size
@@ -189,8 +189,9 @@ class Subscription:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def _append_gap(self, gap: Gap) -> None:
-        if self.queue and isinstance(self.queue[-1], Gap):
-            self.queue[-1].absorb(gap)
+        last = self.queue[-1] if self.queue else None
+        if isinstance(last, Gap):
+            last.absorb(gap)
         else:
             self.queue.append(gap)
 
@@ -203,19 +204,17 @@ class Subscription:
     def _pop_frame(self, reason: Loss) -> Frame:
         """Take the oldest frame out of the queue and leave a gap in its place."""
         queue = self.queue
-        gap = queue.popleft() if isinstance(queue[0], Gap) else None
+        before = queue.popleft() if isinstance(queue[0], Gap) else None
         run = queue.popleft()
-        assert not isinstance(run, Gap)  # two gaps are never neighbours
-        if run.count > 1:
-            queue.extendleft(single(frame) for frame in reversed(run.frames))
-            run = queue.popleft()
-            assert not isinstance(run, Gap)
-        frame = run.frames[0]
-        lost = Gap(frame.offset, frame.offset, 1, reason)
-        if gap is not None:
-            gap.absorb(lost)
-            lost = gap
-        if queue and isinstance(queue[0], Gap):
-            lost.absorb(queue.popleft())  # type: ignore[arg-type]
-        queue.appendleft(lost)
+        assert isinstance(run, Run)  # two gaps are never neighbours
+        frame, *rest = run.frames
+        queue.extendleft(single(other) for other in reversed(rest))
+        gap = Gap(frame.offset, frame.offset, 1, reason)
+        if before is not None:
+            gap.absorb(before)
+        after = queue[0] if queue else None
+        if isinstance(after, Gap):
+            gap.absorb(after)
+            queue.popleft()
+        queue.appendleft(gap)
         return frame

@@ -23,6 +23,7 @@ from contextlib import suppress
 import structlog
 import trio
 
+from realtime.auth import ANONYMOUS
 from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireError
@@ -167,9 +168,12 @@ class Front:
                     max_message_bytes=settings.max_message_bytes,
                     subprotocol=SUBPROTOCOL if SUBPROTOCOL in handshake.subprotocols else None,
                 )
-                known = {} if identity is None else {"identity": identity}
                 connection = Connection(
-                    engine, wire, authenticated=identity is not None, transport="websocket", **known
+                    engine,
+                    wire,
+                    identity=identity or ANONYMOUS,
+                    authenticated=identity is not None,
+                    transport="websocket",
                 )
                 await connection.run()
             nursery.cancel_scope.cancel()

@@ -182,5 +182,3 @@ async def read_body(stream: Stream, length: int, *, timeout: float) -> bytes | N
     if len(body) > length:
         stream.unread(body[length:])
     return body[:length]
-
-

@@ -41,13 +41,10 @@ async def publish_request(engine: Engine, stream: Stream, request: Request) -> b
         await stream.send_all(error_response(error))
         return False
     try:
-        kind, _ = engine.kinds.split(body.topic)
-        position = engine.publisher.publish_json_nowait(body.topic, body.data, body.event, body.key, kind=kind)
+        position = engine.publisher.publish_json_nowait(body.topic, body.data, body.event, body.key)
         if position is None:
-            position = await engine.publisher.publish_json(body.topic, body.data, body.event, body.key, kind=kind)
-        answer = json_response(
-            200, {"epoch": position.epoch, "offset": position.offset}, keep_alive=request.keep_alive
-        )
+            position = await engine.publisher.publish_json(body.topic, body.data, body.event, body.key)
+        answer = json_response(200, {"epoch": position.epoch, "offset": position.offset}, keep_alive=request.keep_alive)
     except CommandError as error:
         answer = error_response(error, keep_alive=request.keep_alive)
     if stream.busy:

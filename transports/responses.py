@@ -37,9 +37,7 @@ STATUS = {
 }
 
 
-def json_response(
-    status: int, body: Any, *, keep_alive: bool = False, headers: dict[str, str] | None = None
-) -> bytes:
+def json_response(status: int, body: Any, *, keep_alive: bool = False, headers: dict[str, str] | None = None) -> bytes:
     """The bytes of a response with a JSON body."""
     text = body if isinstance(body, bytes) else msgspec.json.encode(body)
     extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from realtime import closing
 from realtime.closing import CloseReason
-from realtime.connection import Subscribe
+from realtime.commands import Subscribe
 from realtime.errors import CommandError, ErrorCode, WireError
 from realtime.history import Position, Since, cursor_part, decode_cursor
 from realtime.messages import decode_subscribe, refuse_unknown_options
 from realtime.topics import Mode
 from realtime.views import View
-from realtime.wire import Receiver
+from realtime.wire import Framing, Receiver
 from transports.stream import Stream
 
 __all__ = ["SseFraming", "SseWire", "parse_wishes"]
@@ -62,7 +62,7 @@ class SseWire:
     peer_answers = False
 
     def __init__(self, stream: Stream, *, topics: int, headers: dict[str, str], jitter: float) -> None:
-        self.framing = ONE_TOPIC if topics == 1 else SEVERAL_TOPICS
+        self.framing: Framing | None = ONE_TOPIC if topics == 1 else SEVERAL_TOPICS
         self._stream = stream
         self._headers = headers
         self._jitter = jitter

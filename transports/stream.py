@@ -84,7 +84,7 @@ class Stream:
 
     async def _receive(self, max_bytes: int) -> bytes:
         while True:
-            # Waiting first: a connection has mostly nothing to read yet, and a recv that fails costs as much as one that works.
+            # Waiting first: mostly nothing is there yet, and a read that fails costs as much as one that works.
             if self._fd < 0:
                 raise WireClosed
             try:

@@ -24,7 +24,7 @@ import trio_websocket
 from realtime import closing
 from realtime.closing import CloseReason
 from realtime.errors import WireBroken, WireClosed, WireError
-from realtime.wire import Receiver
+from realtime.wire import Framing, Receiver
 from transports.frames import (
     BINARY,
     CONTINUATION,
@@ -176,7 +176,7 @@ async def receive_handshake(
     with trio.move_on_after(timeout) as scope:
         # It never returns from a handshake that it refuses: its closing of the stream is the only sign.
         feed.end_with(scope)
-        request = await trio_websocket.wrap_server_stream(nursery, feed, max_message_size=max_message_bytes)  # type: ignore[arg-type]
+        request = await trio_websocket.wrap_server_stream(nursery, feed, max_message_size=max_message_bytes)
         feed.end_with(trio.CancelScope())
         return Handshake(feed, stream, request)
     return None
@@ -185,7 +185,7 @@ async def receive_handshake(
 class WebSocketWire:
     """See the module and `realtime.wire.Wire`."""
 
-    heartbeat_interval = None
+    heartbeat_interval: float | None = None
     peer_answers = True
 
     def __init__(
@@ -198,7 +198,7 @@ class WebSocketWire:
         framing: WebSocketFraming = FRAMING,
         binary: bool = False,
     ) -> None:
-        self.framing = framing
+        self.framing: Framing | None = framing
         self._handshake = handshake
         self._feed = handshake.feed
         self._stream = handshake.stream
@@ -278,8 +278,13 @@ class WebSocketWire:
             if header.regular and not header.control and (reason := self._refusal(header)):
                 return reason
             whole = len(buffer) - at >= header.size + header.length
-            plain = header.regular and header.fin and (
-                (header.opcode == TEXT and self._fragments is None) or (header.opcode == PONG and header.length < 126)  # noqa: PLR2004
+            plain = (
+                header.regular
+                and header.fin
+                and (
+                    (header.opcode == TEXT and self._fragments is None)
+                    or (header.opcode == PONG and header.length < 126)  # noqa: PLR2004
+                )
             )
             if not plain:
                 del buffer[:at]

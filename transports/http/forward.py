@@ -141,7 +141,7 @@ class _Exchange(trio.abc.HalfCloseableStream):
             self._follow_response(bytes(data))
 
     async def _send(self, data: bytes) -> None:
-        """Send within a deadline that only a standstill reaches: cancellation does not, hypercorn shields us from it."""
+        """Send within a deadline that only a standstill reaches: hypercorn shields us from cancellation."""
         while True:
             sent = self._stream.sent
             with trio.move_on_after(self._stall_seconds):
@@ -164,9 +164,7 @@ class _Exchange(trio.abc.HalfCloseableStream):
                     self.done.set()
                     return
                 if isinstance(event, h11.EndOfMessage):
-                    self.reusable = (
-                        self._body_done and self._request.keep_alive and self._reply.their_state is h11.DONE
-                    )
+                    self.reusable = self._body_done and self._request.keep_alive and self._reply.their_state is h11.DONE
                     self.done.set()
                     return
         except h11.RemoteProtocolError:
@@ -220,7 +218,7 @@ class Application:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the application's lifespan: start it, wait to be cancelled, shut it down."""
-        lifespan = Lifespan(self._app, self._config, self._state)  # type: ignore[arg-type]
+        lifespan = Lifespan(self._app, self._config, self._state)
         async with trio.open_nursery() as nursery:
             await nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()

@@ -52,9 +52,9 @@ async def _both(
                 failure = failure or await lifespan.step(event)
             kind = event["type"]
             if failure is not None:
-                await send({"type": f"{kind}.failed", "message": failure})  # type: ignore[misc,typeddict-item]
+                await send({"type": f"{kind}.failed", "message": failure})  # type: ignore[arg-type,misc]
                 break
-            await send({"type": f"{kind}.complete"})  # type: ignore[misc,typeddict-item]
+            await send({"type": f"{kind}.complete"})  # type: ignore[arg-type,misc]
             if kind == "lifespan.shutdown":
                 break
         nursery.cancel_scope.cancel()
