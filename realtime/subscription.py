@@ -204,13 +204,15 @@ class Subscription:
     def _pop_frame(self, reason: Loss) -> Frame:
         """Take the oldest frame out of the queue and leave a gap in its place."""
         queue = self.queue
-        before = queue.popleft() if isinstance(queue[0], Gap) else None
+        before = queue[0]
+        if isinstance(before, Gap):
+            queue.popleft()
         run = queue.popleft()
         assert isinstance(run, Run)  # two gaps are never neighbours
         frame, *rest = run.frames
         queue.extendleft(single(other) for other in reversed(rest))
         gap = Gap(frame.offset, frame.offset, 1, reason)
-        if before is not None:
+        if isinstance(before, Gap):
             gap.absorb(before)
         after = queue[0] if queue else None
         if isinstance(after, Gap):
