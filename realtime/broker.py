@@ -133,13 +133,19 @@ class MemoryBroker:
                 await self._sweep()
         finally:
             self._ingress = None
+            ingress.close()
 
     async def publish(self, topic: str, draft: Draft) -> Position:
         """See `Broker.publish`."""
         position = self.publish_nowait(topic, draft)
         while position is None:
-            await self._running().wait_room()
-            position = self.publish_nowait(topic, draft, waited=True)
+            ingress = self._running()
+            await ingress.wait_room()
+            try:
+                position = self.publish_nowait(topic, draft, waited=True)
+            except CommandError:
+                ingress.pass_on()
+                raise
         return position
 
     def publish_nowait(self, topic: str, draft: Draft, *, waited: bool = False) -> Position | None:

@@ -4,9 +4,12 @@
 
     run
     |- reader     this task: hands each message to the session, carries out what it decides
-    |- sender     sleeps while the wire keeps up; owns the wire from the first byte that it did not take at once
     |- heartbeat  pings, and ends a peer that has been silent for too long
-    '- timeouts   login, idleness, expiry of the login, a write that makes no progress
+    |- sender     while there is a backlog: owns the wire from the first byte that it did not take at once
+    '- timeouts   while there is one to watch: login, idleness, expiry, a write that makes no progress
+
+The last two are started when there is something for them to do and end when there is not: most connections
+are idle, and a sleeping task is two to three kilobytes.
 
 The first to find a reason calls `Connection.close`: it names the close reason and cancels the tree. Then, within
 a deadline, the goodbye is said: the `disconnect` push, what was still queued if the peer listens, the wire's own
@@ -23,7 +26,7 @@ import structlog
 import trio
 from attrs import frozen
 
-from realtime import closing
+from realtime import closing, messages
 from realtime.auth import ANONYMOUS, Identity
 from realtime.closing import CloseReason
 from realtime.commands import ACTIONS, Reply, Subscribe, error_reply
@@ -93,12 +96,12 @@ class Connection:
             wire,
             max_messages=settings.outbox_messages,
             max_bytes=settings.outbox_bytes,
-            on_backlog=self._wake_sender,
+            on_backlog=self._start_sender,
             on_failure=self.close,
         )
-        self._scope = trio.CancelScope()
-        self._backlog = trio.Event()
-        self._rearm = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        #: Wakes the timeouts; None while that task is not needed.
+        self._rearm: trio.Event | None = None
         now = trio.current_time()
         self.connected_at = now
         self._active_at = now
@@ -124,17 +127,17 @@ class Connection:
         trace_id = ""
         try:
             await self._wire.open()
-            self._push("welcome", self._welcome())
+            self._push("welcome", self._welcome(replies))
             for reply in replies:
                 self._push("subscribed", reply, cursor=self.outbox.cursor)
-            self.outbox.corked = False
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_backlog)
-                    nursery.start_soon(self._beat)
-                    nursery.start_soon(self._watch_timeouts)
-                    self.outbox.flush()
-                    self.close(await self._wire.read(self))
+            async with trio.open_nursery() as self._nursery:
+                if self.reason is not None:
+                    self._nursery.cancel_scope.cancel()
+                self.outbox.corked = False
+                self._nursery.start_soon(self._beat)
+                self._watch()
+                self.outbox.flush()
+                self.close(await self._wire.read(self))
         except WireError:
             self.close(closing.GONE)
         except Exception:
@@ -142,6 +145,7 @@ class Connection:
             log.exception("connection failed", connection=self.id, trace_id=trace_id)
             self.close(closing.INTERNAL)
         finally:
+            self.outbox.corked = True  # what is still to be sent is the goodbye's
             self._leave()
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
             del self.engine.connections[self.id]
@@ -154,7 +158,8 @@ class Connection:
         if self.reason is None:
             self.reason = reason
             self.session.state = State.CLOSING
-            self._scope.cancel()
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
 
     def _leave(self) -> None:
         hub = self.engine.hub
@@ -202,14 +207,14 @@ class Connection:
     async def receive(self, text: bytes | memoryview) -> None:
         """One message of the peer; called by the wire, in the reader's task."""
         self.commands += 1
-        if self._settings.idle_timeout_seconds is not None:
-            self._active_at = trio.current_time()
         try:
             decision = self.session.decide(text)
         except ProtocolViolation as violation:
             self._push("error", error_reply(None, CommandError(ErrorCode.BAD_REQUEST, violation.message)))
             self.close(violation.reason)
             return
+        if self._settings.idle_timeout_seconds is not None and not _is_ping(decision):
+            self._active_at = trio.current_time()
         reply = await self.carry_out(decision)
         self._push(reply["type"], reply)
 
@@ -217,25 +222,24 @@ class Connection:
         """Everything that had arrived has been handled: send the replies in one write."""
         self.outbox.flush()
 
+    def _start_sender(self) -> None:
+        """Called by the outbox when the wire did not keep up."""
+        self._backlog_since = trio.current_time()
+        assert self._nursery is not None  # nothing is flushed outside of it: the outbox is corked
+        self._nursery.start_soon(self._send_backlog)
+        self._watch()
+
     async def _send_backlog(self) -> None:
         """The sender: see `realtime.outbox`."""
         outbox, wire = self.outbox, self._wire
-        while True:
-            await self._backlog.wait()
-            self._backlog = trio.Event()
-            try:
-                await wire.drain()
-                while not outbox.empty:
-                    await wire.write(outbox.take())
-            except WireError:
-                self.close(closing.GONE)
-                return
+        try:
+            await wire.drain()
+            while not outbox.empty:
+                await wire.write(outbox.take())
+        except WireError:
+            self.close(closing.GONE)
+        else:
             outbox.backlogged = False
-
-    def _wake_sender(self) -> None:
-        self._backlog_since = trio.current_time()
-        self._backlog.set()
-        self._rearm.set()
 
     async def _beat(self) -> None:
         """The heartbeat."""
@@ -256,24 +260,32 @@ class Connection:
                 self.outbox.offer_control(wire.heartbeat(self._ping_text()))
                 self.outbox.flush()
 
+    def _watch(self) -> None:
+        """Have the deadlines looked at: something has changed that may bring one nearer."""
+        if self._rearm is not None:
+            self._rearm.set()
+        elif self._nursery is not None:
+            self._rearm = trio.Event()
+            self._nursery.start_soon(self._watch_timeouts)
+
     async def _watch_timeouts(self) -> None:
-        """Sleeps until the nearest deadline; woken only when a new one may be nearer."""
+        """The timeouts: sleeps until the nearest deadline, and ends when there is none."""
         settings = self._settings
         progress = -1
         progress_at = 0.0
         while True:
             now = trio.current_time()
-            stalled_at = math.inf
+            login_by = idle_at = stalled_at = math.inf
+            if self.session.state is State.GREETING:
+                login_by = self.connected_at + settings.auth_timeout_seconds
+            if settings.idle_timeout_seconds is not None:
+                idle_at = self._active_at + settings.idle_timeout_seconds
             if self.outbox.backlogged:
                 if self._wire.progress != progress:
                     progress, progress_at = self._wire.progress, now
                 stalled_at = progress_at + settings.write_stall_timeout_seconds
             else:
                 progress = -1
-            login_by = math.inf
-            if self.session.state is State.GREETING:
-                login_by = self.connected_at + settings.auth_timeout_seconds
-            idle_at = self._active_at + (settings.idle_timeout_seconds or math.inf)
             for deadline, reason in (
                 (login_by, closing.NOT_AUTHENTICATED),
                 (idle_at, closing.IDLE),
@@ -289,8 +301,11 @@ class Connection:
                 left = {"type": "token_expiring", "expires_in": round(self._expires_at - now)}
                 self._push("token_expiring", left)
                 self.outbox.flush()
-            self._rearm = trio.Event()
             nearest = min(login_by, idle_at, self._expires_at, stalled_at, math.inf if self._warned else warn_at)
+            if nearest == math.inf:
+                self._rearm = None
+                return
+            self._rearm = trio.Event()
             with trio.move_on_at(nearest):
                 await self._rearm.wait()
 
@@ -340,7 +355,7 @@ class Connection:
             self.session.state = State.OPEN
         self._warned = False
         self._expires_at = math.inf if identity.expires_in is None else trio.current_time() + identity.expires_in
-        self._rearm.set()
+        self._watch()
 
     # -- words -----------------------------------------------------------------------------------------------
 
@@ -349,7 +364,7 @@ class Connection:
         if framing is not None:
             self.outbox.offer_control(framing.push(kind, encode(push), cursor))
 
-    def _welcome(self) -> dict[str, Any]:
+    def _welcome(self, joined: list[Reply]) -> dict[str, Any]:
         settings = self._settings
         return {
             "type": "welcome",
@@ -359,8 +374,7 @@ class Connection:
             "ping_interval": settings.ping_interval_seconds,
             "secret": self._secret,
             "topics": [
-                {"topic": topic, "epoch": subscription.epoch, "offset": subscription.after}
-                for topic, subscription in self.session.subscriptions.items()
+                {"topic": reply["topic"], "epoch": reply["epoch"], "offset": reply["offset"]} for reply in joined
             ],
             "limits": {"max_message_bytes": settings.max_message_bytes, "max_topics": settings.max_topics},
         }
@@ -384,6 +398,11 @@ class Connection:
             queue_bytes=outbox.bytes,
             queue_age=round(now - self._backlog_since, 3) if outbox.backlogged else 0.0,
         )
+
+
+def _is_ping(decision: Accepted | Refused) -> bool:
+    """Whether this only keeps the connection alive, and is no sign of anybody using it."""
+    return isinstance(decision, Accepted) and isinstance(decision.command, messages.Ping)
 
 
 #: What a peer is told before the close that its misbehaviour brought, where the wire found it.

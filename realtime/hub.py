@@ -248,8 +248,15 @@ class Hub:
     ) -> None:
         """Offer those messages that come after the subscription's place, and tell what is missing before them."""
         news = [publication for publication in publications if publication.offset > subscription.after]
-        if not news:
-            return
+        for stretch in _stretches(news):
+            self._offer_stretch(subscription, stretch, encoded)
+
+    def _offer_stretch(
+        self,
+        subscription: Subscription,
+        news: list[Publication],
+        encoded: dict[tuple[View, Framing | None, int], Run | None],
+    ) -> None:
         outbox = subscription.outbox
         first = news[0].offset
         dirty = False
@@ -276,6 +283,7 @@ class Hub:
             subscription.change_mode(mode)
         if admitted:
             self._admit(audience, subscription)
+        audience.room.set()  # in mode ``latest`` nobody waits for it
 
     def unsubscribe(self, subscription: Subscription, *, keep_queue: bool = False) -> None:
         """Leave the topic. What still waits is thrown away, or left in the outbox for a connection's last writes."""
@@ -325,16 +333,16 @@ class Hub:
         if audience.blocking:
             self._route_or_hold(audience, publications)
             return
-        size = sum([len(publication.data) for publication in publications])
-        if size <= RUN_BYTES:
-            self._deliver(audience, publications)
-        else:
-            for publication in publications:
-                self._deliver(audience, [publication])
+        for stretch in _stretches(publications):
+            size = sum([len(publication.data) for publication in stretch])
+            if size <= RUN_BYTES:
+                self._deliver(audience, stretch)
+            else:
+                for publication in stretch:
+                    self._deliver(audience, [publication])
 
     def _deliver(self, audience: _Audience, publications: list[Publication]) -> None:
-        jump = audience.routed and publications[0].offset > audience.routed + 1
-        if jump:
+        if publications[0].offset > audience.routed + 1:
             self._tell_jump(audience, audience.routed + 1, publications[0].offset - 1)
         audience.routed = publications[-1].offset
         dirty = self._dirty
@@ -473,3 +481,16 @@ class Hub:
         return TopicStatistics(
             topic, audience.size, totals.delivered, dict(totals.dropped), totals.conflated, totals.filtered
         )
+
+
+def _stretches(publications: list[Publication]) -> list[list[Publication]]:
+    """The publications of one topic, cut where the broker left out a range."""
+    if not publications or publications[-1].offset - publications[0].offset < len(publications):
+        return [publications] if publications else []
+    stretches = [[publications[0]]]
+    for publication in publications[1:]:
+        if publication.offset == stretches[-1][-1].offset + 1:
+            stretches[-1].append(publication)
+        else:
+            stretches.append([publication])
+    return stretches

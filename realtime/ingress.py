@@ -29,19 +29,32 @@ class Ingress:
         # The bounds are kept here, in messages and in bytes, so the channel itself need not count again.
         self._send, self._receive = trio.open_memory_channel[Publication](math.inf)
         self._room = trio.lowlevel.ParkingLot()
+        self._closed = False
 
     def has_room(self) -> bool:
         """Whether a publication may be put now. Those who already wait go first."""
         return self.messages < self.max_messages and self.bytes < self.max_bytes and not self._room
 
     async def wait_room(self) -> None:
-        """Wait until there is room; a checkpoint only if it has to wait."""
-        if self.has_room():
+        """Wait until there is room, or until it is closed; a checkpoint only if it has to wait.
+
+        Who returns from this puts a publication, waits again, or calls `pass_on`.
+        """
+        if self._closed or self.has_room():
             return
         self.waits += 1
         await self._room.park()
-        while not (self.messages < self.max_messages and self.bytes < self.max_bytes):
+        while not (self._closed or (self.messages < self.max_messages and self.bytes < self.max_bytes)):
             await self._room.park()
+
+    def pass_on(self) -> None:
+        """Let the next go who waits for room: this one has no use for it."""
+        self._room.unpark()
+
+    def close(self) -> None:
+        """Wake all who wait for room: nobody takes from this any more."""
+        self._closed = True
+        self._room.unpark_all()
 
     def put_nowait(self, publication: Publication) -> None:
         """Put a publication; the caller has just seen that there is room."""

@@ -170,20 +170,23 @@ Command = Auth | Subscribe | Update | Unsubscribe | Publish | History | Stats | 
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _encoder = msgspec.json.Encoder()
+_loose_decoder = msgspec.json.Decoder(dict[str, Raw])
 _known_types = frozenset(command.__struct_config__.tag for command in Command.__args__)
 
 
 def decode_command(text: bytes | memoryview) -> Command:
     """One command from its JSON text.
 
-    Raises `CommandError` (its ``command_id`` set where the text has a usable one) for a command that is wrong
-    in itself, and `ProtocolViolation` for text that is not one JSON object.
+    ``text`` is UTF-8; the wire has seen to that. Raises `CommandError` (its ``command_id`` set where the text has a
+    usable one) for a command that is wrong in itself, and `ProtocolViolation` for text that is not one JSON object.
     """
     try:
-        return _decoder.decode(text)
-    except msgspec.ValidationError as error:
-        raise _explain(text, str(error)) from None
-    except (msgspec.DecodeError, RecursionError):
+        try:
+            return _decoder.decode(text)
+        except msgspec.ValidationError as error:
+            # The decoder stops at the first wrong member; what comes behind it need not even be JSON.
+            raise _explain(text, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProtocolViolation(closing.BAD_REQUEST, "not a JSON object") from None
 
 
@@ -194,24 +197,31 @@ def decode_subscribe(text: bytes) -> Subscribe:
     """A subscribe object that comes without ``type`` and ``id``, as in a URL. Raises `CommandError`."""
     try:
         return _subscribe_decoder.decode(text).command()
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {error}") from None
 
 
 def _explain(text: bytes | memoryview, fault: str) -> CommandError | ProtocolViolation:
     """Why a well-formed JSON text is no command. Only misuse comes here, so it may cost a second decoding."""
-    loose: Any = msgspec.json.decode(text)
-    if not isinstance(loose, dict):
+    try:
+        loose = _loose_decoder.decode(text)
+    except msgspec.ValidationError:
         return ProtocolViolation(closing.BAD_REQUEST, "not a JSON object")
-    kind = loose.get("type")
-    if isinstance(kind, str) and kind not in _known_types:
+    kind = _decoded(loose, "type", str)
+    if kind is not None and kind not in _known_types:
         error = CommandError(ErrorCode.UNKNOWN_TYPE, "no such type of command")
     else:
         error = CommandError(ErrorCode.BAD_REQUEST, fault)
-    identity = loose.get("id")
-    if type(identity) is int or (type(identity) is str and len(identity) <= 128):  # noqa: PLR2004
-        error.command_id = identity
+    error.command_id = _decoded(loose, "id", CommandId)
     return error
+
+
+def _decoded(members: dict[str, Raw], name: str, kind: Any) -> Any:
+    """One member as ``kind``; None where it is missing or something else."""
+    try:
+        return msgspec.json.decode(members[name], type=kind)
+    except (KeyError, msgspec.ValidationError):
+        return None
 
 
 def refuse_unknown_options(command: Subscribe | Update) -> None:
@@ -228,10 +238,13 @@ def compact(data: bytes) -> bytes:
     """The same JSON on one line.
 
     A line feed is legal between JSON tokens but ends a line of an event stream; only text that
-    has one is written anew.
+    has one is written anew. Raises `CommandError` for text that is not JSON, or too deep to be looked at.
     """
     if b"\n" in data or b"\r" in data:
-        return msgspec.json.format(data, indent=-1)
+        try:
+            return msgspec.json.format(data, indent=-1)
+        except (msgspec.DecodeError, RecursionError):
+            raise CommandError(ErrorCode.BAD_REQUEST, "the data is not JSON, or nested too deeply") from None
     return data
 
 

@@ -15,7 +15,6 @@ hold up the others of the same peer. Order is kept within a topic; control messa
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from realtime.closing import OVERLOADED, TOO_SLOW, CloseReason
@@ -55,6 +54,7 @@ class Outbox:
         "closed",
         "corked",
         "dirty",
+        "failed",
         "max_bytes",
         "max_messages",
         "messages",
@@ -87,6 +87,8 @@ class Outbox:
         #: Whether the sender owns the wire.
         self.backlogged = False
         self.closed = False
+        #: Whether the peer is being ended because this overflowed: nothing more is queued.
+        self.failed = False
         #: While true nothing leaves: the confirmation of a subscription has still to be put before its messages.
         self.corked = False
         #: Called when a full outbox has room again, for publishers that wait for it.
@@ -94,9 +96,10 @@ class Outbox:
         self._on_backlog = on_backlog
         self._on_failure = on_failure
         self._recoverable = recoverable
-        self._control: deque[bytes] = deque()
+        self._control: list[bytes] = []
         self._control_bytes = 0
-        self._round: deque[Subscription] = deque()
+        # Short lists: a deque is 600 bytes when it is empty, and most of them always are.
+        self._round: list[Subscription] = []
         framing = wire.framing
         self._stamped = framing is not None and framing.stamped
         self._cursor: dict[str, Position] | None = {} if framing is not None and framing.cursors else None
@@ -143,6 +146,9 @@ class Outbox:
 
     def lose_range(self, subscription: Subscription, first: int, last: int, reason: Loss) -> bool:
         """Tell the subscriber that a range never came; True when this made the outbox dirty."""
+        if self.failed:
+            subscription.count_loss(reason, last - first + 1)
+            return False
         subscription.lose_range(first, last, reason)
         self._list(subscription)
         if self.dirty or self.backlogged:
@@ -166,7 +172,7 @@ class Outbox:
 
     def has_room(self) -> bool:
         """Whether one more message would be taken without a loss; what publishers under ``block`` wait for."""
-        return self.closed or (self.messages < self.max_messages and self.bytes < self.max_bytes)
+        return self.closed or self.failed or (self.messages < self.max_messages and self.bytes < self.max_bytes)
 
     @property
     def cursor(self) -> str | None:
@@ -220,7 +226,7 @@ class Outbox:
                 continue
             if isinstance(entry, Gap):
                 return subscription, entry
-            self._round.rotate(-1)
+            self._next_turn()
             self._made_room()
             return subscription, entry.frames[0].publication
         return None
@@ -252,7 +258,11 @@ class Outbox:
 
     def _unlist(self, subscription: Subscription) -> None:
         subscription.listed = False
-        self._round.popleft()
+        del self._round[0]
+
+    def _next_turn(self) -> None:
+        """The subscription that was just served goes to the end of the round."""
+        self._round.append(self._round.pop(0))
 
     def _account(self, change: tuple[int, int]) -> None:
         self.messages += change[0]
@@ -263,12 +273,11 @@ class Outbox:
 
     def _offer_one(self, subscription: Subscription, frame: Frame) -> None:
         """Queue one frame by the rules of its mode and, if the outbox is full, of its policy."""
-        if self.closed:
+        if self.closed or self.failed:
+            subscription.count_loss(Loss.SLOW_CONSUMER, 1)
             return
         if subscription.mode is Mode.LATEST:
-            self._account(subscription.put_latest(frame))
-            while self.messages > self.max_messages or self.bytes > self.max_bytes:
-                self._account(self._victim(subscription).drop_oldest(Loss.SLOW_CONSUMER))
+            self._offer_latest(subscription, frame)
             return
         if not self._fits(frame) and not self._make_room(subscription, frame):
             return
@@ -276,12 +285,26 @@ class Outbox:
         subscription.queued += 1
         self._account((1, len(frame.data)))
 
+    def _offer_latest(self, subscription: Subscription, frame: Frame) -> None:
+        if len(frame.data) > self.max_bytes:
+            subscription.lose(frame, Loss.SLOW_CONSUMER)
+            return
+        self._account(subscription.put_latest(frame))
+        while self.messages > self.max_messages or self.bytes > self.max_bytes:
+            victim = self._victim(subscription, spare=1)
+            if not victim.queued:
+                break
+            self._account(victim.drop_oldest(Loss.SLOW_CONSUMER))
+
     def _make_room(self, subscription: Subscription, frame: Frame) -> bool:
         """Whether ``frame`` may now be queued; where not, it has been dealt with."""
         policy = subscription.overflow
         if policy is Overflow.DISCONNECT:
-            self._on_failure(TOO_SLOW)
+            self._fail()
+            subscription.count_loss(Loss.SLOW_CONSUMER, 1)
             return False
+        if policy is Overflow.BLOCK and self.has_room():
+            return True  # publishers wait for room and not for so many bytes: the last message may stand out
         if policy is Overflow.LATEST:
             self._account(subscription.collapse())
         if policy in (Overflow.DROP_OLDEST, Overflow.LATEST) and len(frame.data) <= self.max_bytes:
@@ -295,12 +318,29 @@ class Outbox:
         subscription.lose(frame, Loss.BLOCK_TIMEOUT if policy is Overflow.BLOCK else Loss.SLOW_CONSUMER)
         return False
 
-    def _victim(self, subscription: Subscription) -> Subscription:
-        """Whose oldest message goes: the subscription's own, else of the longest queue that may lose its head."""
-        if subscription.queued:
+    def _fail(self) -> None:
+        """End a peer that is too slow, and queue nothing more of any topic.
+
+        The peer comes back and recovers from the last message that it got. A message after a hole, or a gap, would
+        take it past what it is to recover.
+        """
+        self.failed = True
+        self.max_messages = 0  # so that every offer comes to the slow path, which looks at `failed`
+        self._on_failure(TOO_SLOW)
+
+    def _victim(self, subscription: Subscription, *, spare: int = 0) -> Subscription:
+        """Whose oldest message goes: the subscription's own, else of the longest queue that may lose its head.
+
+        ``spare``: so many of its own are the message that wants in, which is the last to go.
+        """
+        if subscription.queued > spare:
             return subscription
         may_lose = (Overflow.DROP_OLDEST, Overflow.LATEST)
-        others = [other for other in self._round if other.overflow in may_lose or other.mode is Mode.LATEST]
+        others = [
+            other
+            for other in self._round
+            if other is not subscription and other.queued and (other.overflow in may_lose or other.mode is Mode.LATEST)
+        ]
         return max(others, key=lambda other: other.queued, default=subscription)
 
     def _next(self, subscription: Subscription, *, split: bool) -> Run | Gap | None:
@@ -315,9 +355,6 @@ class Outbox:
                 subscription.queue.extendleft(single(frame) for frame in reversed(entry.frames))
                 entry = subscription.queue.popleft()
                 assert not isinstance(entry, Gap)
-        elif subscription.lost is not None:
-            lost, subscription.lost = subscription.lost, None
-            return lost
         elif subscription.newest:
             entry = single(subscription.newest.pop(next(iter(subscription.newest))))
         else:
@@ -331,7 +368,8 @@ class Outbox:
         """Encode the next slice of history of which this view shows anything, else go on to the queue."""
         replay = subscription.replay
         while replay:
-            slice_ = [replay.popleft() for _ in range(min(most, len(replay)))]
+            slice_ = replay[:most]
+            del replay[:most]
             run = encode_run(subscription.view, self.wire.framing, subscription.epoch, slice_)
             seen = 0 if run is None else run.count
             subscription.filtered += len(slice_) - seen
@@ -343,11 +381,13 @@ class Outbox:
     def _gather(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while self._control and size < CHUNK_BYTES:
-            frame = self._control.popleft()
-            self._control_bytes -= len(frame)
+        for frame in self._control:
+            if size >= CHUNK_BYTES:
+                break
             size += len(frame)
             parts.append(frame)
+        del self._control[: len(parts)]
+        self._control_bytes -= size
         while self._round and size < CHUNK_BYTES:
             subscription = self._round[0]
             # A quarter of a chunk for each topic in turn.
@@ -361,7 +401,7 @@ class Outbox:
                 parts.append(data)
                 size += len(data)
             else:
-                self._round.rotate(-1)
+                self._next_turn()
         self._made_room()
         return b"".join(parts)
 

@@ -78,4 +78,14 @@ class Publisher:
         text = bytes(data)
         if len(text) > self._max_message_bytes:
             raise CommandError(ErrorCode.PAYLOAD_TOO_LARGE, f"a message has at most {self._max_message_bytes} bytes")
+        if not (_is_text(event) and _is_text(key)):
+            raise CommandError(ErrorCode.BAD_REQUEST, "event and key are text that UTF-8 can write")
         return Draft(compact(text), event, key)
+
+
+def _is_text(word: str | None) -> bool:
+    """Whether the hub can encode the word: half a surrogate pair, as `json.loads` lets it pass, it cannot."""
+    try:
+        return word is None or word.isascii() or bool(word.encode())
+    except UnicodeEncodeError:
+        return False

@@ -73,11 +73,9 @@ class Subscription:
     queue: deque[Run | Gap] = field(factory=deque)
     #: History that was asked for; goes out before the queue. It is encoded only when the wire wants it, so it
     #: costs references and not bytes, and stands outside the bounds of the outbox.
-    replay: deque[Publication] = field(factory=deque)
-    #: In mode ``latest``, instead of the queue: the newest frame of each key, oldest first.
+    replay: list[Publication] = field(factory=list)
+    #: In mode ``latest``, behind the queue: the newest frame of each key, oldest first.
     newest: dict[str | None, Frame] = field(factory=dict)
-    #: In mode ``latest``: what was lost before the first of ``newest``.
-    lost: Gap | None = None
     #: Messages in ``queue`` and ``newest``.
     queued: int = 0
     delivered: int = 0
@@ -93,19 +91,17 @@ class Subscription:
     def start_replay(self, publications: list[Publication]) -> None:
         """Queue history; in mode ``latest`` only the newest message of each key."""
         if self.mode is Mode.LATEST:
-            newest = {publication.key: publication for publication in publications}
-            self.conflated += len(publications) - len(newest)
+            # Only what the view shows can be the newest of its key.
+            seen = [publication for publication in publications if self.view.shows(publication)]
+            newest = {publication.key: publication for publication in seen}
+            self.filtered += len(publications) - len(seen)
+            self.conflated += len(seen) - len(newest)
             publications = sorted(newest.values(), key=lambda publication: publication.offset)
         self.replay.extend(publications)
 
     def change_mode(self, mode: Mode) -> None:
         """Deliver differently from now on; what is queued keeps its place before what comes."""
-        if mode is Mode.ALL:
-            if self.lost is not None:
-                self._append_gap(self.lost)
-                self.lost = None
-            self.queue.extend(single(frame) for frame in self.newest.values())
-            self.newest.clear()
+        self._settle_newest()
         self.mode = mode
 
     # Each of the following returns what it did to (messages, bytes) of the queue: the outbox keeps the sums.
@@ -126,12 +122,10 @@ class Subscription:
 
     def lose_range(self, first: int, last: int, reason: Loss) -> None:
         """Note the loss of a range of offsets that never came into the queue; its place is the end."""
-        gap = Gap(first, last, last - first + 1, reason)
-        self._count_loss(reason, gap.count)
-        if self.mode is Mode.LATEST:
-            self._lose_latest(gap)
-        else:
-            self._append_gap(gap)
+        count = last - first + 1
+        self.count_loss(reason, count)
+        self._settle_newest()
+        self._append_gap(Gap(first, last, count, reason))
 
     def drop_oldest(self, reason: Loss) -> tuple[int, int]:
         """Lose the oldest message of the queue, of which there must be one."""
@@ -139,8 +133,8 @@ class Subscription:
             frame = self._pop_frame(reason)
         else:
             frame = self.newest.pop(next(iter(self.newest)))
-            self._lose_latest(Gap(frame.offset, frame.offset, 1, reason))
-        self._count_loss(reason, 1)
+            self._append_gap(Gap(frame.offset, frame.offset, 1, reason))
+        self.count_loss(reason, 1)
         self.queued -= 1
         return -1, -len(frame.data)
 
@@ -181,12 +175,17 @@ class Subscription:
         self.queue.clear()
         self.newest.clear()
         self.replay.clear()
-        self.lost = None
         self.queued = 0
         return messages, size
 
-    def _count_loss(self, reason: Loss, count: int) -> None:
+    def count_loss(self, reason: Loss, count: int) -> None:
+        """Count messages as lost; who calls it sees to it that the peer learns of them."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def _settle_newest(self) -> None:
+        """Give the newest values their places in the queue, because what comes now must stand behind them."""
+        self.queue.extend(single(frame) for frame in self.newest.values())
+        self.newest.clear()
 
     def _append_gap(self, gap: Gap) -> None:
         last = self.queue[-1] if self.queue else None
@@ -194,12 +193,6 @@ class Subscription:
             last.absorb(gap)
         else:
             self.queue.append(gap)
-
-    def _lose_latest(self, gap: Gap) -> None:
-        if self.lost is None:
-            self.lost = gap
-        else:
-            self.lost.absorb(gap)
 
     def _pop_frame(self, reason: Loss) -> Frame:
         """Take the oldest frame out of the queue and leave a gap in its place."""

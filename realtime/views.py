@@ -53,14 +53,20 @@ class View:
         """The view of these fields, in their order, each once."""
         return EVERYTHING if fields is None else cls(tuple(dict.fromkeys(fields)))
 
+    def shows(self, publication: Publication) -> bool:
+        """Whether this view leaves anything of the message."""
+        return self.fields is None or self.text(publication) is not None
+
     def text(self, publication: Publication) -> bytes | None:
         """The JSON text of the ``message`` push; None where this view leaves nothing of it."""
         if self.fields is None:
             return message_text(publication, publication.data)
         try:
             members = _object_decoder.decode(publication.data)
-        except msgspec.ValidationError:
-            return message_text(publication, publication.data)  # not an object: there are no members to leave out
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Not an object, so there are no members to leave out. Or, from a publisher inside this process, not
+            # even JSON: the hub must outlive that.
+            return message_text(publication, publication.data)
         seen = {name: members[name] for name in self.fields if name in members}
         return message_text(publication, _json.encode(seen)) if seen else None
 

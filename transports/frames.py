@@ -9,9 +9,22 @@ import struct
 
 from attrs import frozen
 
-__all__ = ["CLOSE", "CONTINUATION", "PONG", "TEXT", "Header", "close_frame", "read_header", "text_frame", "unmask"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PONG",
+    "TEXT",
+    "Header",
+    "close_frame",
+    "ping_frame",
+    "pong_frame",
+    "read_header",
+    "text_frame",
+    "unmask",
+]
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 _SMALL = 126
 _MEDIUM = 1 << 16
@@ -25,6 +38,11 @@ def text_frame(text: bytes) -> bytes:
 def ping_frame(payload: bytes) -> bytes:
     """A ping; at most 125 bytes."""
     return _header(0x89, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping of this payload."""
+    return _header(0x8A, len(payload)) + payload
 
 
 def close_frame(code: int, text: str) -> bytes:
@@ -80,7 +98,7 @@ def read_header(data: bytes | bytearray, at: int) -> Header | None:
         if have < size:
             return None
         length = int.from_bytes(data[at + 2 : at + 10])
-        shortest = length >= _MEDIUM
+        shortest = _MEDIUM <= length < 1 << 63  # the top bit must be zero
     if masked:
         size += 4
         if have < size:

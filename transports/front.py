@@ -28,12 +28,13 @@ from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireError
 from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
+from transports.handshake import is_regular, offered_subprotocols
 from transports.head import BadHead, HeadReader, Request
 from transports.publish import publish_request
 from transports.responses import error_response
 from transports.sse import SseWire, parse_wishes
 from transports.stream import Stream, TlsStream
-from transports.websocket import WebSocketWire, receive_handshake
+from transports.websocket import WebSocketWire, refuse_handshake
 
 __all__ = ["Front"]
 
@@ -41,6 +42,14 @@ log = structlog.get_logger("realtime")
 
 #: Serves one request that is not for the front door; returns whether the connection can be used for another.
 Forward = Callable[[Stream, Request], Awaitable[bool]]
+
+
+#: What is left to do with a connection after its last request.
+Rest = Callable[[], Awaitable[object]]
+
+
+async def _done() -> None:
+    """Nothing is left to do."""
 
 
 class Front:
@@ -88,7 +97,8 @@ class Front:
                     await stream.handshake()
                 if scope.cancelled_caught:
                     return
-            await self._serve_requests(stream)
+            rest = await self._serve_requests(stream)
+            await rest()
         except WireError:
             pass  # the peer went away
         except Exception:
@@ -99,13 +109,17 @@ class Front:
                 self._streams.discard(stream)
                 stream.abort()
 
-    async def _serve_requests(self, stream: Stream) -> None:
+    async def _serve_requests(self, stream: Stream) -> Rest:
+        """Serve one request after the other; what becomes of the connection in the end.
+
+        A connection that becomes a WebSocket or an event stream lives for hours. It is run by the caller, so that
+        this frame goes, and with it the request that brought it: a third of an idle connection's memory.
+        """
         settings = self._engine.settings
         reader = HeadReader(stream, settings.max_head_bytes)
         idle_seconds = settings.request_timeout_seconds
         while not self._draining:
             try:
-                request = None
                 with trio.CancelScope() as scope:
                     self._idle.add(scope)
                     try:
@@ -114,71 +128,65 @@ class Front:
                         )
                     finally:
                         self._idle.discard(scope)
-                if request is None or not await self._serve(stream, request):
+                if scope.cancelled_caught or request is None:
                     break
+                rest = await self._serve(stream, request)
             except BadHead as bad:
                 self._engine.refuse("bad_request")
                 await self._refuse(stream, CommandError(ErrorCode.BAD_REQUEST, bad.message), status=bad.status)
-                return
+                return _done
+            if not isinstance(rest, bool):
+                return rest
+            if not rest:
+                break
             idle_seconds = settings.keep_alive_seconds
-        if not stream.closed:
-            with trio.move_on_after(settings.request_timeout_seconds):
-                await stream.finish()
+        return stream.finish
 
-    async def _serve(self, stream: Stream, request: Request) -> bool:
+    async def _serve(self, stream: Stream, request: Request) -> bool | Rest:
+        """Serve one request: whether the connection can be used for another, or what becomes of it instead."""
         path = request.path
         if path == "/api/v1/publish" and request.method == "POST":
             return await publish_request(self._engine, stream, request)
         if path == "/ws" and request.wants_websocket:
-            await self._serve_websocket(stream, request)
-            return False
+            return await self._admit_websocket(stream, request)
         if path == "/sse" and request.method == "GET":
-            return await self._serve_sse(stream, request)
+            return await self._admit_sse(stream, request)
         return await self._forward(stream, request)
 
-    async def _serve_websocket(self, stream: Stream, request: Request) -> None:
+    async def _admit_websocket(self, stream: Stream, request: Request) -> Rest:
+        """Look at an upgrade request; what there is to run if it is let in."""
         engine, settings = self._engine, self._engine.settings
         try:
             allowed_origin(engine, request, tls=stream.is_tls)
         except CommandError as error:
             engine.refuse("origin")
             await self._refuse(stream, error)
-            return
-        async with trio.open_nursery() as nursery:
-            handshake = await receive_handshake(
-                nursery,
-                stream,
-                request.raw,
-                max_message_bytes=settings.max_message_bytes,
-                timeout=settings.request_timeout_seconds,
-            )
-            if handshake is None:
-                engine.refuse("bad_handshake")
-                await stream.finish()
-                nursery.cancel_scope.cancel()
-                return
-            try:
-                identity = await identify(engine, request, handshake.subprotocols)
-            except CommandError as error:
-                engine.refuse("credentials")
-                await self._refuse(stream, error)
-            else:
-                wire = WebSocketWire(
-                    handshake,
-                    max_message_bytes=settings.max_message_bytes,
-                    subprotocol=SUBPROTOCOL if SUBPROTOCOL in handshake.subprotocols else None,
-                )
-                connection = Connection(
-                    engine,
-                    wire,
-                    identity=identity or ANONYMOUS,
-                    authenticated=identity is not None,
-                    transport="websocket",
-                )
-                await connection.run()
-            nursery.cancel_scope.cancel()
+            return _done
+        if not is_regular(request):
+            engine.refuse("bad_handshake")
+            await refuse_handshake(stream, request, timeout=settings.request_timeout_seconds)
+            await stream.finish()
+            return _done
+        offered = offered_subprotocols(request)
+        try:
+            identity = await identify(engine, request, offered)
+        except CommandError as error:
+            engine.refuse("credentials")
+            await self._refuse(stream, error)
+            return _done
+        wire = WebSocketWire(
+            stream,
+            request,
+            max_message_bytes=settings.max_message_bytes,
+            subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
+        )
+        connection = Connection(
+            engine, wire, identity=identity or ANONYMOUS, authenticated=identity is not None, transport="websocket"
+        )
+        return connection.run
 
-    async def _serve_sse(self, stream: Stream, request: Request) -> bool:
+    async def _admit_sse(self, stream: Stream, request: Request) -> Rest:
+        """Look at a request for an event stream; what there is to run if it is let in."""
         engine = self._engine
         origin = None
         try:
@@ -190,16 +198,19 @@ class Front:
         except CommandError as error:
             engine.refuse("sse")
             await self._refuse(stream, error, cors_headers(origin))
-            return False
+            return _done
         secret = secrets.token_urlsafe(18)
         wire = SseWire(stream, topics=len(wishes), headers=cors_headers(origin), jitter=engine.random())
         connection = Connection(engine, wire, identity=identity, transport="sse", secret=secret)
-        try:
-            await connection.run(wishes)
-        except CommandError as error:
-            engine.refuse("sse")
-            await self._refuse(stream, error, cors_headers(origin))
-        return False
+
+        async def run() -> None:
+            try:
+                await connection.run(wishes)
+            except CommandError as error:
+                engine.refuse("sse")
+                await self._refuse(stream, error, cors_headers(origin))
+
+        return run
 
     async def _refuse(
         self, stream: Stream, error: CommandError, headers: dict[str, str] | None = None, *, status: int | None = None

@@ -1,49 +1,58 @@
-"""WebSocket on our stream.
+"""WebSocket on our stream, with trio-websocket for everything that is out of the ordinary.
 
 ::
 
-    serve_websocket
-    |- trio-websocket's reader   fed by us, frame by frame; ended when this returns
-    '- Connection.run            whose reader is `WebSocketWire.read`
+    WebSocketWire.read           in the reader's task of a connection
+    '- trio-websocket's reader   started by the first irregular frame, fed by us; cancelled when `read` returns
 
-The work is shared with trio-websocket. Whole text messages, which are nearly all that ever comes, are taken off
-the stream here, at a tenth of the cost; everything else (fragments, pings, closes and all that is malformed) goes to
-trio-websocket as it came, one frame at a time, and what it makes of it is taken up in its place in the order.
-Sending is ours alone but for the control frames that trio-websocket answers with, and those pass through
-the same stream, which never lets two frames mix.
+The ordinary, done here at a tenth of the cost: an opening handshake that is in order, whole text messages, pings and
+pongs. The rest is trio-websocket's: it refuses bad handshakes, puts fragments together, judges closes and all
+that is malformed. It is fed the irregular frames one at a time, as they came, and what it makes of each is
+taken up in its place in the order. Most connections never need it before their close, and until then have
+neither its task nor its memory.
+
+Its answers (close frames) pass through our stream, which never lets two frames mix.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+from contextlib import suppress
 
 import trio
 import trio_websocket
 
 from realtime import closing
 from realtime.closing import CloseReason
-from realtime.errors import WireBroken, WireClosed, WireError
+from realtime.errors import WireError
 from realtime.wire import Framing, Receiver
 from transports.frames import (
     BINARY,
-    CONTINUATION,
+    CLOSE,
+    PING,
     PONG,
     TEXT,
     Header,
     close_frame,
     ping_frame,
+    pong_frame,
     read_header,
     text_frame,
     unmask,
 )
+from transports.handshake import accept_response
+from transports.head import Request
 from transports.stream import Stream
 
-__all__ = ["Handshake", "WebSocketFraming", "WebSocketWire", "receive_handshake"]
+__all__ = ["WebSocketFraming", "WebSocketWire", "refuse_handshake"]
 
 #: What trio-websocket closes with when the peer broke RFC 6455; it sends no close frame for them.
 _VIOLATIONS = {1002: closing.PROTOCOL_ERROR, 1007: closing.INVALID_TEXT}
 _CLOSE_FRAME_FIRST_BYTE = 0x88
+#: How long a peer may take to answer our close frame.
+_CLOSE_ANSWER_SECONDS = 1.0
+#: Not an end: reading goes on with trio-websocket at hand.
+_IRREGULAR = CloseReason(0, "irregular")
 
 # trio-websocket logs each event of each connection at debug level, and pays for finding out that nobody listens.
 logging.getLogger("trio-websocket").setLevel(logging.WARNING)
@@ -68,78 +77,56 @@ class WebSocketFraming:
         return b""
 
 
-FRAMING = WebSocketFraming()
+_FRAMING = WebSocketFraming()
 
 
-class Feed(trio.abc.Stream):
+class _Feed(trio.abc.Stream):
     """The stream that trio-websocket sees: reading gives it what we hand over, writing goes to the real one."""
 
-    def __init__(self, stream: Stream, head: bytes) -> None:
+    def __init__(self, stream: Stream, head: bytes, *, mute: bool) -> None:
         self._stream = stream
         self._data = head
-        self._wakeup: trio.Event | None = None
-        self._waiter: trio.Event | None = None
-        self._direct = False
-        #: Whether trio-websocket has closed, or has sent a close frame: it will read no more.
-        self.ended = False
+        #: While true, what it sends goes nowhere: its answer to a handshake that has been answered.
+        self.mute = mute
+        self._fed = trio.Event()
+        self._eaten = trio.Event()
+        #: Set when trio-websocket has closed or sent a close frame: it will read no more.
+        self.ended = trio.Event()
         #: Whether a close frame has gone out.
         self.said_close = False
-        self._scope: trio.CancelScope | None = None
 
     async def feed(self, data: bytes) -> None:
         """Hand over ``data`` and wait until it has been dealt with."""
         self._data += data
-        self._waiter = waiter = trio.Event()
-        if self._wakeup is not None:
-            self._wakeup.set()
-        if not self.ended:
-            await waiter.wait()
-
-    def go_direct(self, left: bytes) -> None:
-        """From now on trio-websocket reads by itself, after what is ``left``: for the closing handshake."""
-        self._data += left
-        self._direct = True
-        if self._wakeup is not None:
-            self._wakeup.set()
-
-    def end_with(self, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` should trio-websocket close this stream: it wakes nobody who waits for a handshake."""
-        self._scope = scope
-
-    def _end(self) -> None:
-        self.ended = True
-        if self._waiter is not None:
-            self._waiter.set()
-        if self._scope is not None:
-            self._scope.cancel()
+        self._eaten = trio.Event()
+        self._fed.set()
+        if not self.ended.is_set():
+            await self._eaten.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
         """Called by trio-websocket's reader."""
         while not self._data:
-            if self.ended:
+            if self.ended.is_set():
                 raise trio.ClosedResourceError
-            if self._direct:
-                try:
-                    return await self._stream.receive_some()
-                except WireError as error:
-                    raise trio.BrokenResourceError from error
-            if self._waiter is not None:
-                self._waiter.set()
-                self._waiter = None
-            self._wakeup = trio.Event()
-            await self._wakeup.wait()
-            self._wakeup = None
+            self._eaten.set()
+            self._fed = trio.Event()
+            await self._fed.wait()
         data, self._data = self._data, b""
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Called by trio-websocket for the handshake and for control frames."""
+        """Called by trio-websocket for refusals and for control frames."""
+        if self.mute:
+            await trio.lowlevel.checkpoint()
+            return
         try:
             await self._stream.send_all(bytes(data))
         except WireError as error:
+            self._end()
             raise trio.BrokenResourceError from error
         if data and data[0] == _CLOSE_FRAME_FIRST_BYTE:
             self.said_close = True
+            self._end()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Not needed by trio-websocket."""
@@ -150,36 +137,28 @@ class Feed(trio.abc.Stream):
         self._end()
         await trio.lowlevel.checkpoint()
 
-
-class Handshake:
-    """An upgrade request that trio-websocket has found to be in order."""
-
-    def __init__(self, feed: Feed, stream: Stream, request: trio_websocket.WebSocketRequest) -> None:
-        self.feed = feed
-        self.stream = stream
-        self.request = request
-
-    @property
-    def subprotocols(self) -> tuple[str, ...]:
-        """What the client offered."""
-        return self.request.proposed_subprotocols
+    def _end(self) -> None:
+        self.ended.set()
+        self._eaten.set()
+        self._fed.set()
 
 
-async def receive_handshake(
-    nursery: trio.Nursery, stream: Stream, head: bytes, *, max_message_bytes: int, timeout: float
-) -> Handshake | None:
-    """Have trio-websocket look at an upgrade request; None when it refused it, which it has then told the peer.
+async def refuse_handshake(stream: Stream, request: Request, *, timeout: float) -> None:
+    """Have trio-websocket refuse an upgrade request that is not in order. Raises `WireError`."""
+    feed = _Feed(stream, request.raw, mute=False)
+    with trio.move_on_after(timeout):
+        async with trio.open_nursery() as nursery:
 
-    Its reader runs in ``nursery`` until that is cancelled.
-    """
-    feed = Feed(stream, head)
-    with trio.move_on_after(timeout) as scope:
-        # It never returns from a handshake that it refuses: its closing of the stream is the only sign.
-        feed.end_with(scope)
-        request = await trio_websocket.wrap_server_stream(nursery, feed, max_message_size=max_message_bytes)
-        feed.end_with(trio.CancelScope())
-        return Handshake(feed, stream, request)
-    return None
+            async def judge() -> None:
+                proposal = await trio_websocket.wrap_server_stream(nursery, feed)
+                # It has no objection of its own. We had one.
+                await proposal.reject(400, body=b"not a valid WebSocket handshake")
+                await feed.aclose()
+
+            nursery.start_soon(judge)
+            # From a handshake that it refuses, `wrap_server_stream` never returns: its closing is the only sign.
+            await feed.ended.wait()
+            nursery.cancel_scope.cancel()
 
 
 class WebSocketWire:
@@ -190,28 +169,30 @@ class WebSocketWire:
 
     def __init__(
         self,
-        handshake: Handshake,
+        stream: Stream,
+        request: Request,
         *,
         max_message_bytes: int,
         subprotocol: str | None = None,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        framing: WebSocketFraming = FRAMING,
         binary: bool = False,
     ) -> None:
-        self.framing: Framing | None = framing
-        self._handshake = handshake
-        self._feed = handshake.feed
-        self._stream = handshake.stream
+        """``binary``: hand on binary messages (as `memoryview`) instead of closing with 1003."""
+        self.framing: Framing | None = _FRAMING
+        self._nursery: trio.Nursery | None = None
+        self._stream = stream
+        # Of the request only its bytes are kept, for trio-websocket: the headers as objects are two kilobytes.
+        self._head = request.raw
+        self._acceptance = accept_response(request, subprotocol)
         self._subprotocol = subprotocol
-        self._headers = headers or []
         self._max = max_message_bytes
         self._binary = binary
-        self._websocket: trio_websocket.WebSocketConnection | None = None
         self._buffer = bytearray()
+        self._feed: _Feed | None = None
+        self._websocket: trio_websocket.WebSocketConnection | None = None
         # Bytes of a message in fragments that trio-websocket holds so far; None outside of one.
         self._fragments: int | None = None
         # The hub calls this for every delivery.
-        self.write_nowait = handshake.stream.write_nowait
+        self.write_nowait = stream.write_nowait
 
     @property
     def busy(self) -> bool:
@@ -230,12 +211,8 @@ class WebSocketWire:
 
     async def open(self) -> None:
         """Accept the upgrade."""
-        try:
-            self._websocket = await self._handshake.request.accept(
-                subprotocol=self._subprotocol, extra_headers=self._headers
-            )
-        except trio_websocket.ConnectionClosed as error:
-            raise WireBroken from error
+        acceptance, self._acceptance = self._acceptance, b""
+        await self._stream.send_all(acceptance)
 
     async def drain(self) -> None:
         """See `realtime.wire.Wire`."""
@@ -253,62 +230,84 @@ class WebSocketWire:
 
     async def read(self, receiver: Receiver) -> CloseReason:
         """See `realtime.wire.Wire`."""
-        buffer, stream = self._buffer, self._stream
-        while True:
-            reason = await self._take_frames(receiver)
-            receiver.quiet()
-            if reason is not None:
-                return reason
-            try:
-                data = await stream.receive_some()
-            except WireError:
-                return closing.GONE
-            if not data:
-                return closing.GONE
-            buffer += data
+        reason = await self._read(receiver)
+        if reason is _IRREGULAR:
+            async with trio.open_nursery() as self._nursery:
+                reason = await self._read(receiver)
+                self._nursery.cancel_scope.cancel()
+        return reason
+
+    async def _read(self, receiver: Receiver) -> CloseReason:
+        try:
+            while True:
+                reason = await self._take_frames(receiver)
+                receiver.quiet()
+                if reason is not None:
+                    return reason
+                await self._receive()
+        except WireError:  # here, as it would leave a nursery in a group
+            return closing.GONE
+
+    async def _receive(self) -> None:
+        data = await self._stream.receive_some()
+        if not data:
+            raise WireError("the peer hung up")
+        self._buffer += data
 
     async def _take_frames(self, receiver: Receiver) -> CloseReason | None:
         """Deal with all frames in the buffer; a reason when one of them ends the connection."""
         buffer = self._buffer
         at = 0
-        while True:
-            header = read_header(buffer, at)
-            if header is None:
-                break
-            if header.regular and not header.control and (reason := self._refusal(header)):
-                return reason
-            whole = len(buffer) - at >= header.size + header.length
-            plain = (
-                header.regular
-                and header.fin
-                and (
-                    (header.opcode == TEXT and self._fragments is None)
-                    or (header.opcode == PONG and header.length < 126)  # noqa: PLR2004
-                )
-            )
-            if not plain:
+        while (header := read_header(buffer, at)) is not None:
+            if not self._is_ordinary(header):
                 del buffer[:at]
                 at = 0
-                reason = await self._hand_over(header, receiver)
-                if reason is not None:
+                if (reason := self._refusal(header)) is not None:
+                    return reason
+                if self._nursery is None:
+                    return _IRREGULAR
+                if (reason := await self._hand_over(header, receiver)) is not None:
                     return reason
                 continue
-            if not whole:
+            if header.length > self._max:
+                return closing.TOO_BIG
+            end = at + header.size + header.length
+            if end > len(buffer):
                 break
+            payload = unmask(buffer, at + header.size - 4, header.length)
+            at = end
             if header.opcode == TEXT:
-                text = unmask(buffer, at + header.size - 4, header.length)
-                if not text.isascii():
+                if not payload.isascii():
                     try:
-                        text.decode()
+                        payload.decode()
                     except UnicodeDecodeError:
                         return closing.INVALID_TEXT
-                await receiver.receive(text)
-            at += header.size + header.length
+                await receiver.receive(payload)
+            elif header.opcode == PING:
+                await self._pong(payload)
         del buffer[:at]
         return None
 
+    def _is_ordinary(self, header: Header) -> bool:
+        """Whether the frame is dealt with here: a whole text message, a ping or a pong, with nothing odd about it."""
+        if not (header.regular and header.fin):
+            return False
+        if header.opcode == TEXT:
+            return self._fragments is None
+        return header.opcode in (PING, PONG) and header.length < 126  # noqa: PLR2004
+
+    async def _pong(self, payload: bytes) -> None:
+        answer = pong_frame(payload)
+        # A peer that pings without end and does not read the answers is not read any further.
+        if self._stream.busy:
+            await self._stream.send_all(answer)
+        elif not self._stream.write_nowait(answer):
+            await self._stream.drain()
+
     def _refusal(self, header: Header) -> CloseReason | None:
-        """Why a regular data frame is refused before its payload is read."""
+        """Why a data frame is refused before its payload is read."""
+        if not header.regular or header.control:
+            return None
         if header.opcode == BINARY and not self._binary:
             return closing.UNSUPPORTED_DATA
         if header.length + (self._fragments or 0) > self._max:
@@ -317,65 +316,87 @@ class WebSocketWire:
 
     async def _hand_over(self, header: Header, receiver: Receiver) -> CloseReason | None:
         """Give one frame to trio-websocket, piece by piece as it comes in, and take up what it makes of it."""
+        feed, websocket = await self._judge()
         buffer = self._buffer
         missing = header.size + header.length
         while missing:
             if not buffer:
-                try:
-                    data = await self._stream.receive_some()
-                except WireError:
-                    return closing.GONE
-                if not data:
-                    return closing.GONE
-                buffer += data
+                await self._receive()
             piece = bytes(buffer[:missing])
             del buffer[: len(piece)]
             missing -= len(piece)
-            await self._feed.feed(piece)
-            if self._feed.ended or self._feed.said_close:
+            await feed.feed(piece)
+            if feed.ended.is_set():
                 return self._ended_reason()
         if header.control:
             return None
-        if header.opcode in (TEXT, BINARY, CONTINUATION) and not header.fin:
+        if not header.fin:
             self._fragments = (self._fragments or 0) + header.length
             return None
         self._fragments = None
-        assert self._websocket is not None
         try:
-            message = await self._websocket.get_message()
+            message = await websocket.get_message()
         except trio_websocket.ConnectionClosed:
             return self._ended_reason()
         await receiver.receive(message.encode() if isinstance(message, str) else memoryview(message))
         return None
 
+    async def _judge(self) -> tuple[_Feed, trio_websocket.WebSocketConnection]:
+        """Trio-websocket, brought to where this connection is: it is shown the handshake that we have answered."""
+        if self._feed is None or self._websocket is None:
+            assert self._nursery is not None
+            self._feed = _Feed(self._stream, self._head, mute=True)
+            proposal = await trio_websocket.wrap_server_stream(self._nursery, self._feed, max_message_size=self._max)
+            self._websocket = await proposal.accept(subprotocol=self._subprotocol)
+            self._feed.mute = False
+        return self._feed, self._websocket
+
     def _ended_reason(self) -> CloseReason:
         """Why trio-websocket has ended: a violation, or the peer's own close."""
-        closed = self._websocket.closed if self._websocket is not None else None
-        if closed is not None and not self._feed.said_close:
-            return _VIOLATIONS.get(closed.code, closing.GONE)
-        return closing.GONE
+        assert self._websocket is not None
+        assert self._feed is not None
+        closed = self._websocket.closed
+        if closed is None or self._feed.said_close:
+            return closing.GONE
+        return _VIOLATIONS.get(closed.code, closing.GONE)
 
     # -- closing ---------------------------------------------------------------------------------------------
 
     async def close(self, reason: CloseReason) -> None:
-        """The closing handshake, or only its last word where the peer has broken the protocol."""
-        websocket, stream = self._websocket, self._stream
-        if websocket is None or stream.closed:
+        """Send our close frame and wait a little for the peer's; after the peer's own close there is nothing to say."""
+        stream = self._stream
+        if stream.closed:
             return
-        if not reason.peer_listens:
-            if self._feed.said_close:
-                await stream.finish()
-            return
-        if self._feed.ended or reason.code in (1002, 1007):
-            with contextlib.suppress(WireClosed, WireBroken):
-                await stream.send_all(close_frame(reason.code, reason.text))
-        else:
-            self._feed.go_direct(bytes(self._buffer))
-            self._buffer.clear()
-            await websocket.aclose(reason.code, reason.text)
-        await stream.finish()
+        if reason.peer_listens:
+            await stream.send_all(close_frame(reason.code, reason.text))
+            with trio.move_on_after(_CLOSE_ANSWER_SECONDS):
+                await self._wait_close_frame()
+            await stream.finish()
+        elif self._feed is not None and self._feed.said_close:
+            await stream.drain()
+
+    async def _wait_close_frame(self) -> None:
+        """Read until the peer's close frame, throwing everything else away."""
+        buffer = self._buffer
+        with suppress(WireError):
+            while True:
+                header = read_header(buffer, 0)
+                if header is None:
+                    await self._receive()
+                    continue
+                if header.opcode == CLOSE:
+                    return
+                missing = header.size + header.length
+                while missing:
+                    if not buffer:
+                        await self._receive()
+                    taken = min(missing, len(buffer))
+                    del buffer[:taken]
+                    missing -= taken
 
     def abort(self) -> None:
         """See `realtime.wire.Wire`."""
-        if not self._stream.closed:
-            self._stream.reset() if self._stream.busy else self._stream.abort()
+        if self._stream.busy:
+            self._stream.reset()
+        else:
+            self._stream.abort()
