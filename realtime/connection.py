@@ -193,9 +193,6 @@ class Connection:
                         )
                         await self._wire.write(framing.push("disconnect", text))
                     await self._wire.close(reason)
-            else:
-                with trio.move_on_after(seconds, shield=True):
-                    await self._wire.close(reason)
         except WireError:
             pass  # the peer was faster
         finally:

@@ -165,7 +165,8 @@ class History:
 
 def cursor_part(topic: str, epoch: str) -> str:
     """The part of a cursor that stays the same from message to message of one topic."""
-    return f"{quote(topic, safe=':@')}!{epoch}!"
+    quoted = quote(topic, safe=":@").replace("~", "%7E")  # which `quote` takes for safe, and we use between topics
+    return f"{quoted}!{epoch}!"
 
 
 def encode_cursor(positions: dict[str, Position]) -> str:

@@ -96,10 +96,12 @@ async def open_server(
     async with trio.open_nursery() as services:
         await services.start(server.run)
         await services.start(application.run)
-        async with trio.open_nursery() as connections, trio.open_nursery() as listening:
-            await listening.start(_accept, front, listener, connections)
-            yield server
-            listening.cancel_scope.cancel()
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as listening:
+                await listening.start(_accept, front, listener, connections)
+                yield server
+                listening.cancel_scope.cancel()
+            # From out here: within the scope that ended the listeners, the goodbyes would be cancelled too.
             front.drain()
             connections.start_soon(_end_stuck, front, connections, settings.grace_seconds)
             await server.drain()

@@ -62,13 +62,6 @@ class Access(StrEnum):
         return self is Access.OWNER and user is not None and user == name
 
 
-def _compiles(_instance: object, attribute: object, value: str) -> None:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"{getattr(attribute, 'name', 'pattern')} is not a regular expression: {error}") from None
-
-
 @frozen(kw_only=True)
 class Kind:
     """How the topics of one kind behave."""
@@ -78,7 +71,7 @@ class Kind:
     bare: bool = False
     #: What a name must match from end to end. The default leaves out white space, controls and
     #: everything that would need quoting in a URL or a log line.
-    pattern: str = field(default=r"[A-Za-z0-9_.@+=\-][A-Za-z0-9_.@+=:\-]{0,199}", validator=_compiles)
+    pattern: str = r"[A-Za-z0-9_.@+=\-][A-Za-z0-9_.@+=:\-]{0,199}"
     #: The code for a name that does not match.
     invalid_code: ErrorCode = ErrorCode.INVALID_TOPIC
     join: Access = Access.AUTHENTICATED
@@ -95,7 +88,10 @@ class Kind:
 
     @_regex.default
     def _compile(self) -> re.Pattern[str]:
-        return re.compile(self.pattern)
+        try:
+            return re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern is not a regular expression: {error}") from None
 
     def check(self, name: str) -> None:
         """Raise `CommandError` unless ``name`` is valid for this kind."""

@@ -127,7 +127,10 @@ class Wire(Protocol):
         ...
 
     async def close(self, reason: CloseReason) -> None:
-        """Say goodbye in the wire's own way and release it. The caller sets the deadline."""
+        """Say goodbye in the wire's own way and release it; not called for a peer that does not listen.
+
+        The caller sets the deadline. Raises `WireError`.
+        """
         ...
 
     def abort(self) -> None:

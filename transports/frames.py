@@ -17,6 +17,8 @@ __all__ = [
     "TEXT",
     "Header",
     "close_frame",
+    "close_frame_of",
+    "is_regular_close",
     "ping_frame",
     "pong_frame",
     "read_header",
@@ -26,6 +28,8 @@ __all__ = [
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
+#: Those of the protocol itself that may stand in a frame.
+_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _SMALL = 126
 _MEDIUM = 1 << 16
 
@@ -49,6 +53,25 @@ def close_frame(code: int, text: str) -> bytes:
     """The last frame."""
     payload = struct.pack("!H", code) + text.encode()[:123]
     return _header(0x88, len(payload)) + payload
+
+
+def close_frame_of(code: bytes) -> bytes:
+    """The answer to a close: its code, or none where it had none."""
+    return _header(0x88, len(code)) + code
+
+
+def is_regular_close(payload: bytes) -> bool:
+    """Whether a close frame's payload is in order (section 7.4): nothing, or a code that may be sent and a text."""
+    if not payload:
+        return True
+    code = int.from_bytes(payload[:2])
+    if len(payload) == 1 or not (code in _CLOSE_CODES or 3000 <= code < 5000):  # noqa: PLR2004
+        return False
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _header(first: int, length: int) -> bytes:

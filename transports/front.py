@@ -120,15 +120,16 @@ class Front:
         idle_seconds = settings.request_timeout_seconds
         while not self._draining:
             try:
-                with trio.CancelScope() as scope:
+                request = None
+                with trio.CancelScope(deadline=trio.current_time() + idle_seconds) as scope:
                     self._idle.add(scope)
                     try:
-                        request = await reader.read(
-                            idle_seconds=idle_seconds, head_seconds=settings.request_timeout_seconds
-                        )
+                        request = await reader.read(scope, head_seconds=settings.request_timeout_seconds)
                     finally:
                         self._idle.discard(scope)
-                if scope.cancelled_caught or request is None:
+                if scope.cancelled_caught and reader.begun and not self._draining:
+                    raise BadHead(408, "the request did not come in time")
+                if request is None:
                     break
                 rest = await self._serve(stream, request)
             except BadHead as bad:

@@ -80,26 +80,28 @@ class HeadReader:
         self._stream = stream
         self._max_bytes = max_bytes
         self._last: Request | None = None
+        #: Whether any byte of the head that is being read has come.
+        self.begun = False
 
-    async def read(self, *, idle_seconds: float, head_seconds: float) -> Request | None:
-        """The next request's head; None when there is none: the peer left, or kept silent for too long.
+    async def read(self, scope: trio.CancelScope, *, head_seconds: float) -> Request | None:
+        """The next request's head; None when there is none: the peer left, or kept silent.
 
-        What came behind the head is put back for whoever reads the body. Raises `BadHead` and `WireError`.
+        ``scope`` is the caller's, around this call, with its deadline for the first byte; from there on it is set to
+        ``head_seconds``, and `begun` is true. What came behind the head is put back for whoever reads the body.
+        Raises `BadHead` and `WireError`.
         """
-        buffer = b""
-        with trio.move_on_after(idle_seconds):
-            buffer = await self._stream.receive_some()
+        self.begun = False
+        buffer = await self._stream.receive_some()
         if not buffer:
             return None
-        with trio.move_on_after(head_seconds) as scope:
-            while (end := buffer.find(_END)) < 0:
-                self._check_beginning(buffer)
-                data = await self._stream.receive_some()
-                if not data:
-                    return None
-                buffer += data
-        if scope.cancelled_caught:
-            raise BadHead(408, "the request did not come in time")
+        self.begun = True
+        scope.deadline = trio.current_time() + head_seconds
+        while (end := buffer.find(_END)) < 0:
+            self._check_beginning(buffer)
+            data = await self._stream.receive_some()
+            if not data:
+                return None
+            buffer += data
         end += len(_END)
         if end > self._max_bytes:
             raise BadHead(431, f"a request head has at most {self._max_bytes} bytes")

@@ -121,8 +121,6 @@ class SseWire:
 
     async def close(self, reason: CloseReason) -> None:
         """End the response; an EventSource comes back by itself, so it is told when."""
-        if self._stream.closed or not reason.peer_listens:
-            return
         if reason.retry_after is not None:
             await self._stream.send_all(b"retry: %d\n\n" % round(1000 * reason.retry_after))
         await self._stream.finish()

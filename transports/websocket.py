@@ -5,11 +5,10 @@
     WebSocketWire.read           in the reader's task of a connection
     '- trio-websocket's reader   started by the first irregular frame, fed by us; cancelled when `read` returns
 
-The ordinary, done here at a tenth of the cost: an opening handshake that is in order, whole text messages, pings and
-pongs. The rest is trio-websocket's: it refuses bad handshakes, puts fragments together, judges closes and all
+The ordinary, done here at a tenth of the cost: an opening handshake that is in order, whole text messages, pings,
+pongs and closes. The rest is trio-websocket's: it refuses bad handshakes, puts fragments together, judges all
 that is malformed. It is fed the irregular frames one at a time, as they came, and what it makes of each is
-taken up in its place in the order. Most connections never need it before their close, and until then have
-neither its task nor its memory.
+taken up in its place in the order. Most connections never need it, and have neither its task nor its memory.
 
 Its answers (close frames) pass through our stream, which never lets two frames mix.
 """
@@ -34,6 +33,8 @@ from transports.frames import (
     TEXT,
     Header,
     close_frame,
+    close_frame_of,
+    is_regular_close,
     ping_frame,
     pong_frame,
     read_header,
@@ -212,7 +213,7 @@ class WebSocketWire:
     async def open(self) -> None:
         """Accept the upgrade."""
         acceptance, self._acceptance = self._acceptance, b""
-        await self._stream.send_all(acceptance)
+        await self._answer(acceptance)
 
     async def drain(self) -> None:
         """See `realtime.wire.Wire`."""
@@ -275,6 +276,9 @@ class WebSocketWire:
             if end > len(buffer):
                 break
             payload = unmask(buffer, at + header.size - 4, header.length)
+            if header.opcode == CLOSE and not is_regular_close(payload):
+                del buffer[:at]
+                return await self._hand_over(header, receiver) if self._nursery is not None else _IRREGULAR
             at = end
             if header.opcode == TEXT:
                 if not payload.isascii():
@@ -284,24 +288,27 @@ class WebSocketWire:
                         return closing.INVALID_TEXT
                 await receiver.receive(payload)
             elif header.opcode == PING:
-                await self._pong(payload)
+                await self._answer(pong_frame(payload))
+            elif header.opcode == CLOSE:
+                # Answered with the same code, and then the server is the first to close TCP (section 7.1.1).
+                await self._answer(close_frame_of(payload[:2]))
+                return closing.GONE
         del buffer[:at]
         return None
 
     def _is_ordinary(self, header: Header) -> bool:
-        """Whether the frame is dealt with here: a whole text message, a ping or a pong, with nothing odd about it."""
+        """Whether the frame is dealt with here: a whole text message or a control frame, with nothing odd about it."""
         if not (header.regular and header.fin):
             return False
         if header.opcode == TEXT:
             return self._fragments is None
-        return header.opcode in (PING, PONG) and header.length < 126  # noqa: PLR2004
+        return header.opcode in (PING, PONG, CLOSE) and header.length < 126  # noqa: PLR2004
 
-    async def _pong(self, payload: bytes) -> None:
-        answer = pong_frame(payload)
+    async def _answer(self, frame: bytes) -> None:
         # A peer that pings without end and does not read the answers is not read any further.
         if self._stream.busy:
-            await self._stream.send_all(answer)
-        elif not self._stream.write_nowait(answer):
+            await self._stream.send_all(frame)
+        elif not self._stream.write_nowait(frame):
             await self._stream.drain()
 
     def _refusal(self, header: Header) -> CloseReason | None:
@@ -363,17 +370,12 @@ class WebSocketWire:
     # -- closing ---------------------------------------------------------------------------------------------
 
     async def close(self, reason: CloseReason) -> None:
-        """Send our close frame and wait a little for the peer's; after the peer's own close there is nothing to say."""
+        """Send our close frame and wait a little for the peer's."""
         stream = self._stream
-        if stream.closed:
-            return
-        if reason.peer_listens:
-            await stream.send_all(close_frame(reason.code, reason.text))
-            with trio.move_on_after(_CLOSE_ANSWER_SECONDS):
-                await self._wait_close_frame()
-            await stream.finish()
-        elif self._feed is not None and self._feed.said_close:
-            await stream.drain()
+        await stream.send_all(close_frame(reason.code, reason.text))
+        with trio.move_on_after(_CLOSE_ANSWER_SECONDS):
+            await self._wait_close_frame()
+        await stream.finish()
 
     async def _wait_close_frame(self) -> None:
         """Read until the peer's close frame, throwing everything else away."""
