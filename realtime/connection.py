@@ -44,7 +44,7 @@ __all__ = ["Connection", "ConnectionStatistics", "Subscribe"]
 log = structlog.get_logger("realtime")
 
 #: How long the goodbye of one connection may take when nobody said otherwise.
-GOODBYE_SECONDS = 2.0
+GOODBYE_SECONDS = 5.0
 
 
 @frozen
@@ -134,10 +134,15 @@ class Connection:
                 if self.reason is not None:
                     self._nursery.cancel_scope.cancel()
                 self.outbox.corked = False
-                self._nursery.start_soon(self._beat)
-                self._watch()
-                self.outbox.flush()
-                self.close(await self._wire.read(self))
+                try:
+                    self._nursery.start_soon(self._beat)
+                    self._watch()
+                    self.outbox.flush()
+                    self.close(await self._wire.read(self))
+                finally:
+                    # What is still to be sent is the goodbye's. The hub must not find this open once the nursery is
+                    # closed to a new sender, which may be before this task runs again.
+                    self.outbox.corked = True
         except WireError:
             self.close(closing.GONE)
         except Exception:
@@ -145,7 +150,6 @@ class Connection:
             log.exception("connection failed", connection=self.id, trace_id=trace_id)
             self.close(closing.INTERNAL)
         finally:
-            self.outbox.corked = True  # what is still to be sent is the goodbye's
             self._leave()
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
             del self.engine.connections[self.id]
@@ -231,8 +235,12 @@ class Connection:
         outbox, wire = self.outbox, self._wire
         try:
             await wire.drain()
-            while not outbox.empty:
-                await wire.write(outbox.take())
+            while not (outbox.empty or outbox.corked):
+                # Not `Wire.write`: what is taken counts as delivered, and a write that is cancelled before it has
+                # begun would lose it, so that the goodbye went on behind a hole.
+                if not wire.busy:
+                    wire.write_nowait(outbox.take())
+                await wire.drain()
         except WireError:
             self.close(closing.GONE)
         else:

@@ -66,9 +66,9 @@ class Engine:
         self.settings = settings
         self.kinds = settings.all_kinds()
         self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self.broker: Broker = broker or MemoryBroker(
-            self.kinds, max_topics=settings.max_server_topics, now_ms=self.now_ms
-        )
+        if broker is None:  # one that knows no topics yet is empty, which is not the same
+            broker = MemoryBroker(self.kinds, max_topics=settings.max_server_topics, now_ms=self.now_ms)
+        self.broker: Broker = broker
         self.authenticate: Authenticate = authenticate or _refuse_tokens
         self.ingress = Ingress(settings.ingress_messages, settings.ingress_bytes)
         self.hub = Hub(self.broker, self.ingress)
@@ -81,10 +81,12 @@ class Engine:
         #: Whether a shutdown has begun: no new work is to be sent here.
         self.draining = False
         self._started_at = 0.0
+        self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run broker and hub until cancelled."""
         self._started_at = trio.current_time()
+        self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.broker.run, self.ingress)
             await nursery.start(self.hub.run)
@@ -93,6 +95,17 @@ class Engine:
     async def publish(self, topic: str, data: Any, *, event: str | None = None, key: str | None = None) -> Position:
         """Publish to a topic; see `Publisher.publish`."""
         return await self.publisher.publish(topic, data, event=event, key=key)
+
+    def publish_from_thread(
+        self, topic: str, data: Any, *, event: str | None = None, key: str | None = None
+    ) -> Position:
+        """Publish from a thread that is not Trio's; blocks it until the message has its position.
+
+        Raises what `publish` raises, and `trio.RunFinishedError` once the server's run has ended.
+        """
+        if self._token is None:
+            raise CommandError(ErrorCode.UNAVAILABLE, "the server is not running")
+        return self.publisher.publish_from_thread(topic, data, event=event, key=key, token=self._token)
 
     def subscribe(
         self,

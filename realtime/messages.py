@@ -119,6 +119,8 @@ class Publish(_Command, frozen=True, kw_only=True):
     data: Raw
     event: EventName | None = None
     key: MessageKey | None = None
+    idempotency_key: Raw | UnsetType = UNSET
+    echo: Raw | UnsetType = UNSET
 
 
 class History(_Command, frozen=True, kw_only=True):
@@ -224,12 +226,13 @@ def _decoded(members: dict[str, Raw], name: str, kind: Any) -> Any:
         return None
 
 
-def refuse_unknown_options(command: Subscribe | Update) -> None:
+def refuse_unknown_options(command: Subscribe | Update | Publish) -> None:
     """Raise `CommandError` for an option that this server does not offer.
 
-    To ignore it would deliver what the peer asked not to get.
+    To ignore it would deliver what the peer asked not to get, or twice what it asked to get once.
     """
-    for name in ("filter", "max_rate"):
+    names = ("idempotency_key", "echo") if isinstance(command, Publish) else ("filter", "max_rate")
+    for name in names:
         if getattr(command, name) is not UNSET:
             raise CommandError(ErrorCode.BAD_REQUEST, f"this server does not offer `{name}`")
 

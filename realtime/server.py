@@ -26,7 +26,7 @@ import trio
 from realtime.auth import Authenticate
 from realtime.broker import Broker
 from realtime.closing import SHUTTING_DOWN, with_jitter
-from realtime.config import Settings, load_settings
+from realtime.config import Settings, load_settings, with_overrides
 from realtime.engine import Engine
 from realtime.errors import ConfigurationError
 from transports.front import Front
@@ -79,14 +79,13 @@ async def open_server(
 ) -> AsyncIterator[Server]:
     """Run a server for the length of a block; it listens when the block is entered.
 
-    ``options`` are settings by name. ``app`` is an application of your own (Quart-Trio or any ASGI that runs on Trio)
-    that gets all paths which are not ours. Leaving the block shuts down: no new connections, every peer is told,
+    ``options`` are settings by name; they go before those in ``settings``. ``app`` is an application of your own
+    (Quart-Trio or any ASGI that runs on Trio) that gets all paths which are not ours. Leaving the block shuts down: no new connections, every peer is told,
     what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does not wait.
 
     Raises `ConfigurationError`, also for an address that cannot be listened on.
     """
-    if settings is None:
-        settings = load_settings(environ={}, **options)
+    settings = load_settings(environ={}, **options) if settings is None else with_overrides(settings, **options)
     server = Server(settings, broker=broker, authenticate=authenticate)
     tls = _tls_context(settings)
     listener = _listen(settings)

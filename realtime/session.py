@@ -129,7 +129,7 @@ class Session:
             raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
         if type(command) in _NEEDS_SUBSCRIPTION and topic not in self.subscriptions:
             raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
-        if isinstance(command, messages.Subscribe | messages.Update):
+        if isinstance(command, messages.Subscribe | messages.Update | messages.Publish):
             refuse_unknown_options(command)
 
     def describe(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Loss(StrEnum):
     """Why messages did not reach a subscriber."""
 
     SLOW_CONSUMER = "slow_consumer"
+    #: A newer message of the same key was kept instead (policy ``latest``); counted as conflated, not as dropped.
+    CONFLATED = "conflated"
     #: The broker could not hand on a range of offsets.
     UPSTREAM = "upstream"
     #: A publisher waited for this subscriber as long as it may.
@@ -157,7 +159,7 @@ class Subscription:
             else:
                 messages -= 1
                 size -= len(entry.data)
-                self._append_gap(Gap(entry.offset, entry.offset, 1, Loss.SLOW_CONSUMER))
+                self._append_gap(Gap(entry.offset, entry.offset, 1, Loss.CONFLATED))
         self.conflated -= messages
         self.queued += messages
         return messages, size

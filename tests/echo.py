@@ -44,7 +44,9 @@ class _Echo:
 async def _serve_connection(accepted: trio.SocketStream, *, max_message_bytes: int) -> None:
     stream = Stream(accepted)
     try:
-        request = await HeadReader(stream, 1 << 16).read(idle_seconds=_SECONDS, head_seconds=_SECONDS)
+        request = None
+        with trio.move_on_after(_SECONDS) as scope:
+            request = await HeadReader(stream, 1 << 16).read(scope, head_seconds=_SECONDS)
         if request is None:
             return
         if not is_regular(request):
@@ -53,8 +55,9 @@ async def _serve_connection(accepted: trio.SocketStream, *, max_message_bytes: i
         wire = WebSocketWire(stream, request, max_message_bytes=max_message_bytes, binary=True)
         await wire.open()
         reason = await wire.read(_Echo(wire))
-        with trio.move_on_after(_SECONDS):
-            await wire.close(reason)
+        if reason.peer_listens:
+            with trio.move_on_after(_SECONDS):
+                await wire.close(reason)
     except (BadHead, WireError):
         pass  # nobody to tell: a suite looks at what it got
     finally:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from realtime.auth import ANONYMOUS, Identity
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
-from transports.head import Request
 
-__all__ = ["SUBPROTOCOL", "allowed_origin", "cors_headers", "has_api_key", "identify"]
+__all__ = ["SUBPROTOCOL", "Head", "allowed_origin", "cors_headers", "has_api_key", "identify"]
 
 SUBPROTOCOL = "realtime.v1"
 _BEARER_SUBPROTOCOL = "bearer."
 
 
-def _bearer(request: Request) -> str | None:
+class Head(Protocol):
+    """A request's head, as far as it is looked at here."""
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header by its name in lower case."""
+        ...
+
+
+def _bearer(request: Head) -> str | None:
     value = request.header(b"authorization")
     if value is None:
         return None
@@ -25,7 +33,7 @@ def _bearer(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def identify(engine: Engine, request: Request, subprotocols: Iterable[str] = ()) -> Identity | None:
+async def identify(engine: Engine, request: Head, subprotocols: Iterable[str] = ()) -> Identity | None:
     """The user behind a request; None where it brings no credentials and anonymous peers are not served.
 
     Raises `CommandError` for credentials that are no good: they are never taken for none.
@@ -39,7 +47,7 @@ async def identify(engine: Engine, request: Request, subprotocols: Iterable[str]
     return ANONYMOUS if engine.settings.anonymous else None
 
 
-def has_api_key(engine: Engine, request: Request) -> bool:
+def has_api_key(engine: Engine, request: Head) -> bool:
     """Whether the request carries one of the configured keys."""
     key = request.header(b"x-api-key") or _bearer(request) or ""
     given = key.encode()
@@ -50,7 +58,7 @@ def has_api_key(engine: Engine, request: Request) -> bool:
     return found
 
 
-def allowed_origin(engine: Engine, request: Request, *, tls: bool) -> str | None:
+def allowed_origin(engine: Engine, request: Head, *, tls: bool) -> str | None:
     """The origin of the page behind the request, if it may be here; None for a request that is not from a page.
 
     Raises `CommandError` for a page from elsewhere: its user's cookies must not open anything for it.

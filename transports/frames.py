@@ -55,9 +55,9 @@ def close_frame(code: int, text: str) -> bytes:
     return _header(0x88, len(payload)) + payload
 
 
-def close_frame_of(code: bytes) -> bytes:
-    """The answer to a close: its code, or none where it had none."""
-    return _header(0x88, len(code)) + code
+def close_frame_of(payload: bytes) -> bytes:
+    """The answer to a close: the same."""
+    return _header(0x88, len(payload)) + payload
 
 
 def is_regular_close(payload: bytes) -> bool:

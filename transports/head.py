@@ -125,8 +125,6 @@ class HeadReader:
 
 def parse_head(head: bytes) -> Request:
     """The request in a complete head; raises `BadHead`."""
-    if head.startswith(b"PRI * HTTP/2"):
-        raise BadHead(505, "this port speaks HTTP/1.1")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise BadHead(400, "lines end with carriage return and line feed")
     if not 65 <= head[0] <= 90:  # noqa: PLR2004
@@ -139,6 +137,8 @@ def parse_head(head: bytes) -> Request:
         raise BadHead(error.error_status_hint, "this is not a valid request") from None
     if not isinstance(event, h11.Request):
         raise BadHead(400, "this is not a valid request")
+    if event.http_version not in (b"1.0", b"1.1"):  # also the preface of HTTP/2, which looks like a request
+        raise BadHead(505, "this port speaks HTTP/1.1")
     return _understand(event, head)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from realtime.errors import CommandError, ErrorCode
 from realtime.messages import encode
 
-__all__ = ["STATUS", "error_response", "json_response"]
+__all__ = ["STATUS", "error_body", "error_headers", "error_response", "json_response", "status_of"]
 
 #: The HTTP status for each error code.
 STATUS = {
@@ -48,14 +48,29 @@ def json_response(status: int, body: Any, *, keep_alive: bool = False, headers: 
     return head.encode("latin-1") + text
 
 
+def status_of(error: CommandError) -> int:
+    """The HTTP status for an error."""
+    return STATUS[error.code]
+
+
+def error_body(error: CommandError) -> bytes:
+    """The JSON text that tells an error, in the same shape as on every other transport."""
+    return encode({"type": "error", "code": error.code, "message": error.message, "retry_after": error.retry_after})
+
+
+def error_headers(error: CommandError) -> dict[str, str]:
+    """The headers that go with an error."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if status_of(error) == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
 def error_response(
     error: CommandError, *, status: int | None = None, keep_alive: bool = False, headers: dict[str, str] | None = None
 ) -> bytes:
-    """The bytes of a response that tells an error, in the same shape as on every other transport."""
-    body = {"type": "error", "code": error.code, "message": error.message, "retry_after": error.retry_after}
-    headers = dict(headers or {})
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if error.code in (ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.TOKEN_EXPIRED):
-        headers["WWW-Authenticate"] = "Bearer"
-    return json_response(status or STATUS[error.code], encode(body), keep_alive=keep_alive, headers=headers)
+    """The bytes of a response that tells an error."""
+    every = {**error_headers(error), **(headers or {})}
+    return json_response(status or status_of(error), error_body(error), keep_alive=keep_alive, headers=every)

@@ -18,13 +18,28 @@ from realtime.views import View
 from realtime.wire import Framing, Receiver
 from transports.stream import Stream
 
-__all__ = ["SseFraming", "SseWire", "parse_wishes"]
+__all__ = [
+    "KEEP_ALIVE_SECONDS",
+    "SSE_HEADERS",
+    "SseFraming",
+    "SseWire",
+    "first_retry",
+    "framing_for",
+    "keep_alive",
+    "parse_wishes",
+    "retry_line",
+]
 
 #: Proxies drop what is silent; a comment every 15 s is the common practice.
 KEEP_ALIVE_SECONDS = 15.0
 #: The wait before an EventSource reconnects; each client gets its own between this and twice this.
 RETRY_SECONDS = 3.0
 _MAX_INPUT = 64 * 1024
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+}
 
 
 class SseFraming:
@@ -51,8 +66,31 @@ class SseFraming:
         return b"id: %b\n" % cursor.encode()
 
 
-ONE_TOPIC = SseFraming(stamped=False)
-SEVERAL_TOPICS = SseFraming(stamped=True)
+_ONE_TOPIC = SseFraming(stamped=False)
+_SEVERAL_TOPICS = SseFraming(stamped=True)
+
+
+def framing_for(topics: int) -> Framing:
+    """The framing of a stream of so many topics."""
+    return _ONE_TOPIC if topics == 1 else _SEVERAL_TOPICS
+
+
+def retry_line(seconds: float) -> bytes:
+    """What tells an EventSource when to come back.
+
+    A line and not a block of its own: some clients hand on a block without data as an empty message.
+    """
+    return b"retry: %d\n" % round(1000 * seconds)
+
+
+def first_retry(jitter: float) -> bytes:
+    """The beginning of a stream: each client's own wait before a reconnect."""
+    return retry_line(RETRY_SECONDS * (1 + jitter))
+
+
+def keep_alive(text: bytes) -> bytes:
+    """A comment, for proxies, and a ping event, for clients that want to know the server alive."""
+    return b": keep-alive\n\nevent: ping\ndata: %b\n\n" % text
 
 
 class SseWire:
@@ -62,7 +100,7 @@ class SseWire:
     peer_answers = False
 
     def __init__(self, stream: Stream, *, topics: int, headers: dict[str, str], jitter: float) -> None:
-        self.framing: Framing | None = ONE_TOPIC if topics == 1 else SEVERAL_TOPICS
+        self.framing: Framing | None = framing_for(topics)
         self._stream = stream
         self._headers = headers
         self._jitter = jitter
@@ -85,14 +123,9 @@ class SseWire:
 
     async def open(self) -> None:
         """Send the response head, and how long to wait before a reconnect."""
-        extra = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
-        await self._stream.send_all(
-            (
-                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-                "Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
-                f"{extra}\r\nretry: {round(1000 * RETRY_SECONDS * (1 + self._jitter))}\n\n"
-            ).encode("latin-1")
-        )
+        headers = {**SSE_HEADERS, "Connection": "close", **self._headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        await self._stream.send_all(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("latin-1") + first_retry(self._jitter))
 
     async def drain(self) -> None:
         """See `realtime.wire.Wire`."""
@@ -103,8 +136,8 @@ class SseWire:
         await self._stream.send_all(data)
 
     def heartbeat(self, text: bytes) -> bytes:
-        """A comment, for proxies, and a ping event, for clients that want to know the server alive."""
-        return b": keep-alive\n\nevent: ping\ndata: %b\n\n" % text
+        """See `keep_alive`."""
+        return keep_alive(text)
 
     async def read(self, receiver: Receiver) -> CloseReason:  # noqa: ARG002
         """Wait for the end: a client of this transport has nothing more to say on this connection."""
@@ -122,7 +155,7 @@ class SseWire:
     async def close(self, reason: CloseReason) -> None:
         """End the response; an EventSource comes back by itself, so it is told when."""
         if reason.retry_after is not None:
-            await self._stream.send_all(b"retry: %d\n\n" % round(1000 * reason.retry_after))
+            await self._stream.send_all(retry_line(reason.retry_after))
         await self._stream.finish()
 
     def abort(self) -> None:

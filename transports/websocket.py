@@ -291,7 +291,7 @@ class WebSocketWire:
                 await self._answer(pong_frame(payload))
             elif header.opcode == CLOSE:
                 # Answered with the same code, and then the server is the first to close TCP (section 7.1.1).
-                await self._answer(close_frame_of(payload[:2]))
+                await self._answer(close_frame_of(payload))
                 return closing.GONE
         del buffer[:at]
         return None

@@ -29,6 +29,8 @@ __all__ = ["Application"]
 _NOT_FORWARDED = frozenset({b"http2-settings"})
 #: What a peer may send while its response is still being made.
 _MAX_AHEAD = 64 * 1024
+#: What an application's own shutdown may take.
+_SHUTDOWN_SECONDS = 5.0
 
 
 class _Exchange(trio.abc.HalfCloseableStream):
@@ -39,7 +41,9 @@ class _Exchange(trio.abc.HalfCloseableStream):
         self._stall_seconds = stall_seconds
         self._request = request
         self._reply = h11.Connection(h11.CLIENT)
-        self._reply.send(h11.Request(method=request.method, target="/", headers=[("host", "-")]))
+        # A 101 is a fault to h11 unless it was asked for.
+        asked = [("connection", "upgrade"), ("upgrade", "websocket")] if request.wants_websocket else []
+        self._reply.send(h11.Request(method=request.method, target="/", headers=[("host", "-"), *asked]))
         self._reply.send(h11.EndOfMessage())
         self._body = h11.Connection(h11.SERVER)
         head = self._head()
@@ -201,6 +205,21 @@ class _TlsExchange(_Exchange):
         return "http/1.1"
 
 
+class _NoTimer:
+    """Hypercorn's timer for idle connections, out of service: it never sees one between two requests.
+
+    Started by the end of a response, it would keep the exchange from ending until its own timeout.
+    """
+
+    async def restart(self, _group: object, _action: object) -> None:
+        """Called by hypercorn when a connection begins to idle."""
+        await trio.lowlevel.checkpoint()
+
+    async def stop(self) -> None:
+        """Called by hypercorn when a request has come."""
+        await trio.lowlevel.checkpoint()
+
+
 class Application:
     """An ASGI application, run by hypercorn's own parts within our nursery."""
 
@@ -211,7 +230,6 @@ class Application:
         self._config.accesslog = None
         self._config.errorlog = None
         self._config.include_server_header = False
-        self._config.keep_alive_timeout = 3600.0  # ours is the one that counts
         self._context = WorkerContext(None)
         self._stall_seconds = stall_seconds
         self._state: dict[str, object] = {}
@@ -219,17 +237,25 @@ class Application:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the application's lifespan: start it, wait to be cancelled, shut it down."""
         lifespan = Lifespan(self._app, self._config, self._state)
+        # The application learns of the end from its own protocol, and is given time for it: cancelling the rest of the
+        # server must not reach it first.
+        guard = trio.CancelScope(shield=True)
+
+        async def live() -> None:
+            with guard:
+                await lifespan.handle_lifespan()
+
         async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            task_status.started()
+            nursery.start_soon(live)
             try:
+                await lifespan.wait_for_startup()
+                task_status.started()
                 await trio.sleep_forever()
             finally:
-                with trio.move_on_after(self._stall_seconds, shield=True):
+                with trio.move_on_after(_SHUTDOWN_SECONDS, shield=True):
                     await self._context.terminated.set()
                     await lifespan.wait_for_shutdown()
-                nursery.cancel_scope.cancel()
+                guard.cancel()
 
     async def serve(self, stream: Stream, request: Request) -> bool:
         """Serve one request; whether the connection can be used for another. Raises `BadHead`."""
@@ -237,5 +263,7 @@ class Application:
             exchange = (_TlsExchange if stream.is_tls else _Exchange)(stream, request, self._stall_seconds)
         except h11.RemoteProtocolError:
             raise BadHead(400, "this is not a valid request") from None
-        await TCPServer(self._app, self._config, self._context, self._state, exchange).run()  # type: ignore[arg-type]
+        server = TCPServer(self._app, self._config, self._context, self._state, exchange)  # type: ignore[arg-type]
+        server.idle_task = _NoTimer()  # type: ignore[assignment]
+        await server.run()
         return exchange.reusable and not stream.closed

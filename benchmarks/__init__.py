@@ -1,0 +1,1 @@
+"""Measures this server beside its peers, for real, in one run on one machine. Start with `python -m benchmarks`."""

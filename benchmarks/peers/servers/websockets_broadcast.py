@@ -1,0 +1,39 @@
+"""websockets on uvloop, with its own `broadcast`, which writes to every socket without waiting."""
+
+import json
+import sys
+from collections import defaultdict
+
+import uvloop
+from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
+
+
+async def converse(connection: ServerConnection) -> None:
+    joined: set[str] = set()
+    try:
+        async for text in connection:
+            command = json.loads(text)
+            match command["type"]:
+                case "subscribe":
+                    rooms[command["topic"]].add(connection)
+                    joined.add(command["topic"])
+                    await connection.send(json.dumps({"type": "subscribed", "id": command["id"]}))
+                case "publish":
+                    message = {"type": "message", "topic": command["topic"], "data": command["data"]}
+                    broadcast(rooms[command["topic"]], json.dumps(message))
+                case "ping":
+                    await connection.send(json.dumps({"type": "pong", "id": command["id"]}))
+    finally:
+        for topic in joined:
+            rooms[topic].discard(connection)
+
+
+async def main() -> None:
+    async with serve(converse, "127.0.0.1", int(sys.argv[1]), compression=None, backlog=4096) as server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,27 @@
+"""websockets with `broadcast`, on uvloop."""
+
+from __future__ import annotations
+
+from benchmarks.peers.adapter import (
+    JSON_PING,
+    JSON_PONG,
+    JSON_PUBLISH,
+    JSON_WEBSOCKET,
+    Dialect,
+    PythonPeer,
+    websocket,
+)
+
+
+class WebSocketsBroadcast(PythonPeer):
+    name = "websockets"
+    title = "websockets `broadcast`, uvloop"
+    server = "websockets_broadcast.py"
+    requires = {"websockets": "websockets", "uvloop": "uvloop"}
+    dialect = Dialect(
+        websocket=JSON_WEBSOCKET,
+        publisher=websocket("/ws"),
+        publish=JSON_PUBLISH,
+        request=JSON_PING,
+        reply=JSON_PONG,
+    )

@@ -1,0 +1,126 @@
+"""What the tables of the reference say beside what the code says itself. `from_code` keeps the keys complete."""
+
+SETTINGS = {
+    "host": "The address to listen on.",
+    "port": "The port to listen on; 0 picks a free one.",
+    "tls_certificate": "The certificate chain.",
+    "tls_key": "The private key of ``tls_certificate``.",
+    "dev": "",
+    "allow_anonymous": "+ What it may then do, its kinds of topics say.",
+    "origins": "+ Each is scheme, host and port as a browser sends them: ``https://example.com``.",
+    "api_keys": "+ Empty: nobody publishes over HTTP.",
+    "kinds": "+ See :doc:`kinds`. Not read from the environment.",
+    "max_message_bytes": "The largest message: a command of a peer, or the JSON text of a payload.",
+    "max_topics": "Topics of one connection.",
+    "max_server_topics": "",
+    "max_connections": "Connections of all sorts at once; the next one is refused with 503.",
+    "recover_limit": "+ A recovery that needs more is refused as a whole, with ``why: limit``; ``last`` is cut to it.",
+    "outbox_messages": "+ Counted over all topics of the peer.",
+    "outbox_bytes": "The same in bytes.",
+    "send_buffer_bytes": "+ Linux takes twice of what it is asked for.",
+    "ingress_messages": "",
+    "ingress_bytes": "The same in bytes.",
+    "ping_interval_seconds": "How often a peer is pinged.",
+    "pong_timeout_seconds": "A peer that was silent for the interval and this long is closed with 4108.",
+    "idle_timeout_seconds": "A peer that has sent no command for this long is closed with 4008. Pongs and ``ping`` "
+    "commands do not count.",
+    "auth_timeout_seconds": "A peer that has not logged in after this long is closed with 4001.",
+    "token_warning_seconds": "So long before a login expires its owner is told.",
+    "write_stall_timeout_seconds": "+ It is closed with 4101.",
+    "request_timeout_seconds": "",
+    "keep_alive_seconds": "How long an HTTP connection may be silent between two requests.",
+    "max_head_bytes": "The longest head of a request; a longer one is refused with 431.",
+    "grace_seconds": "",
+    "reconnect_spread_seconds": "",
+}
+
+KIND_OPTIONS = {
+    "name": "The word before the colon. In a file it is the name of the table.",
+    "bare": "",
+    "pattern": "A regular expression.",
+    "invalid_code": "",
+    "join": "Who may subscribe, and read the history.",
+    "publish": "Which peers may publish. Back ends with an API key and the program itself always may.",
+    "mode": "The mode of a subscription that asks for none.",
+    "overflow": "",
+    "history_messages": "How many messages are kept of each topic.",
+    "history_bytes": "How many bytes of payload are kept of each topic.",
+    "history_age_seconds": "How long a message is kept.",
+    "block_timeout_seconds": "",
+}
+
+#: For each error code what it means, and what whoever gets it should do.
+CODES = {
+    "BAD_REQUEST": (
+        "A member is missing, of the wrong type or out of bounds, or asks for something that is not offered.",
+        "Correct the command; the message says which member. Do not send the same again.",
+    ),
+    "UNKNOWN_TYPE": ("There is no command of this ``type``.", "Correct the ``type``, or ask a newer server."),
+    "AUTH_REQUIRED": (
+        "The peer has not logged in, or the HTTP request brings no known API key.",
+        "Send ``auth`` with a token, or the header, and try again.",
+    ),
+    "AUTH_FAILED": ("The token is no good, or belongs to another user.", "Get a new token for the same user."),
+    "TOKEN_EXPIRED": ("The token was good once.", "Get a new token and send it with ``auth``."),
+    "PERMISSION_DENIED": (
+        "This peer may not do this on this topic, or the page's origin is not allowed.",
+        "Do not retry. Ask the operator for ``join``, ``publish`` or ``origins``.",
+    ),
+    "INVALID_TOPIC": (
+        "There is no such kind, or the name does not match its pattern.",
+        "Correct the topic: ``kind:name``, or a bare kind.",
+    ),
+    "INVALID_SYMBOL": (
+        "The name of a ``symbol:`` topic does not match its pattern.",
+        "Use six digits, or change the pattern.",
+    ),
+    "ROOM_NOT_FOUND": ("The topic must be created before it is joined.", "Create it, or correct its name."),
+    "SESSION_NOT_FOUND": ("There is no such progress session.", "Start one, or correct its name."),
+    "ALREADY_SUBSCRIBED": ("This connection has the topic already.", "Go on, or send ``update`` to change the view."),
+    "NOT_SUBSCRIBED": ("This connection does not have the topic.", "Subscribe first."),
+    "SUBSCRIPTION_FAILED": ("A subscription could not be made for a passing reason.", "Try again later."),
+    "LIMIT_EXCEEDED": (
+        "The connection, or the server, has as many topics as it may.",
+        "Unsubscribe from something, or raise ``max_topics`` or ``max_server_topics``.",
+    ),
+    "RATE_LIMIT_EXCEEDED": ("Too many commands in too little time.", "Wait ``retry_after`` seconds."),
+    "PAYLOAD_TOO_LARGE": (
+        "The message has more than ``max_message_bytes``.",
+        "Send less; put large things elsewhere and send their address.",
+    ),
+    "UNKNOWN_ACTION": ("No handler is registered for this action.", "Correct the action."),
+    "TIMEOUT": (
+        "A publish under policy ``block`` waited as long as it may for a full subscriber. Nothing was published.",
+        "Try again after ``retry_after`` seconds.",
+    ),
+    "UNAVAILABLE": (
+        "The server is not ready, or has too many connections.",
+        "Try again after ``retry_after`` seconds.",
+    ),
+    "INTERNAL_ERROR": (
+        "The server failed. Its log tells more under the same ``trace_id``.",
+        "Report the ``trace_id``. Try again once at the most.",
+    ),
+}
+
+CLOSES = {
+    "NORMAL": "The conversation is over.",
+    "GONE": "Never on the wire: the peer closed, hung up, or its network went away. A program sees it as the reason.",
+    "PROTOCOL_ERROR": "The frames broke RFC 6455. Correct the client.",
+    "UNSUPPORTED_DATA": "A binary message. Send text.",
+    "INVALID_TEXT": "A text message that is not UTF-8. Correct the client.",
+    "TOO_BIG": "A message of more than ``max_message_bytes``. Send less.",
+    "INTERNAL": "The server failed; the ``trace_id`` of the ``disconnect`` stands in its log.",
+    "BAD_REQUEST": "A message that is not one JSON object, or input on an event stream. Correct the client.",
+    "NOT_AUTHENTICATED": "No login within ``auth_timeout_seconds``. Log in first.",
+    "FORBIDDEN": "Closed by the operator.",
+    "NO_SUCH_SESSION": "The session of the path does not exist.",
+    "IDLE": "No command for ``idle_timeout_seconds``. Come back when there is something to do.",
+    "TOO_FAST": "Over the rate limit again and again. Come back after ``retry_after``.",
+    "SHUTTING_DOWN": "The server stops or is replaced. Come back after ``retry_after``, which is each peer's own.",
+    "TOO_SLOW": "The outbox was full under policy ``disconnect``, or a write made no progress for "
+    "``write_stall_timeout_seconds``. Come back with ``recover``.",
+    "TOKEN_EXPIRED": "Come back with a new token.",
+    "OVERLOADED": "Too many replies waited for a peer that does not read them. Come back and read.",
+    "NO_PONG": "No byte for ``ping_interval_seconds`` and ``pong_timeout_seconds``. Come back.",
+}

@@ -1,0 +1,49 @@
+"""Who may come in: a function from a token to an identity."""
+
+import json
+
+import trio
+import trio_websocket
+
+from realtime import CommandError, ErrorCode, Identity
+from realtime.server import open_server
+
+TOKENS = {"token-of-ada": "7", "token-of-bob": "8"}
+
+
+async def authenticate(token):
+    # A real one checks a signature, or asks a session store.
+    try:
+        return Identity(user=TOKENS[token], expires_in=840)
+    except KeyError:
+        raise CommandError(ErrorCode.AUTH_FAILED, "no such token") from None
+
+
+async def command(socket, **members):
+    await socket.send_message(json.dumps({"id": 1, **members}))
+    reply = json.loads(await socket.get_message())
+    return reply["type"], reply.get("code") or reply.get("user") or reply.get("topic")
+
+
+async def main():
+    async with open_server(port=0, authenticate=authenticate) as server:
+        url = f"{server.url.replace('http', 'ws')}/ws"
+
+        # A program sends the token in the request.
+        headers = [("Authorization", "Bearer token-of-ada")]
+        async with trio_websocket.open_websocket_url(url, extra_headers=headers) as socket:
+            print("welcome, user", json.loads(await socket.get_message())["user"])
+            print(await command(socket, type="subscribe", topic="user:7"))
+            print(await command(socket, type="subscribe", topic="user:8"))
+
+        # A page sends it as its first message, within `auth_timeout_seconds`.
+        async with trio_websocket.open_websocket_url(url) as socket:
+            await socket.get_message()
+            print(await command(socket, type="subscribe", topic="user:8"))
+            print(await command(socket, type="auth", token="guessed"))
+            print(await command(socket, type="auth", token="token-of-bob"))
+            print(await command(socket, type="subscribe", topic="user:8"))
+
+
+if __name__ == "__main__":
+    trio.run(main)

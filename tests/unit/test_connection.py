@@ -1,0 +1,533 @@
+"""One connection: timers in virtual time, the order of what it says, how it ends."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from realtime import Identity, Settings, closing, open_engine
+from realtime.commands import Subscribe
+from realtime.connection import GOODBYE_SECONDS, Connection
+from realtime.errors import CommandError, ErrorCode
+from realtime.subscription import Loss
+from realtime.testing import MemoryWire, connect
+from tests.tools import brief
+
+settle = trio.testing.wait_all_tasks_blocked
+
+
+def settings(**options) -> Settings:
+    """Settings that let everybody in."""
+    return Settings(**{"dev": True, **options})
+
+
+async def tokens(token: str) -> Identity:
+    """Tokens are ``user`` or ``user/seconds``."""
+    if token == "bug":
+        raise RuntimeError("secret internals")
+    user, _, seconds = token.partition("/")
+    if not user:
+        raise CommandError(ErrorCode.AUTH_FAILED, "no good")
+    return Identity(user, float(seconds) if seconds else None)
+
+
+# -- welcome and login -------------------------------------------------------------------------------------------
+
+
+async def test_welcome_is_the_first_push(autojump_clock):
+    """It says who we are, who the peer is, and what it may do."""
+    async with open_engine(settings(max_topics=9)) as engine, connect(engine, identity=Identity("7")) as peer:
+        welcome = peer.received[0]
+        assert (welcome["type"], welcome["protocol"], welcome["user"]) == ("welcome", 1, "7")
+        assert welcome["connection"] in engine.connections
+        assert welcome["ping_interval"] == 25
+        assert welcome["topics"] == []
+        assert welcome["limits"] == {"max_message_bytes": 65536, "max_topics": 9}
+
+
+async def test_connection_that_arrives_subscribed_is_told_before_the_messages(autojump_clock):
+    """Welcome, confirmation, history, live."""
+    from realtime import Since
+
+    async with open_engine(settings()) as engine:
+        for number in range(3):
+            await engine.publish("room:a", number)
+        async with connect(engine, subscribe=[Subscribe("room:a", since=Since(last=2))]) as peer:
+            await engine.publish("room:a", 4)
+            await settle()
+            assert [brief(push) for push in peer.received[:5]] == ["welcome", "subscribed", 2, 3, 4]
+            assert peer.received[0]["topics"] == [
+                {"topic": "room:a", "epoch": peer.received[1]["epoch"], "offset": 3}
+            ]
+
+
+async def test_connection_that_arrives_with_a_refused_subscription_does_not_begin(autojump_clock):
+    """Nothing is sent and nothing is left behind, also of those that were joined before."""
+    async with open_engine(settings()) as engine:
+        wire = MemoryWire()
+        connection = Connection(engine, wire)
+        with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+            await connection.run([Subscribe("room:a"), Subscribe("user:7")])
+        assert (wire.opened, wire.progress) == (False, 0)
+        assert engine.connections == {}
+        assert engine.hub.topic_statistics("room:a") is None
+
+
+async def test_peer_that_does_not_log_in_is_closed(autojump_clock):
+    """After the time for it, with 4001."""
+    async with open_engine(settings(auth_timeout_seconds=5)) as engine:
+        began = trio.current_time()
+        async with connect(engine, authenticated=False) as peer:
+            assert (await peer.command("subscribe", topic="room:a"))["code"] == "AUTH_REQUIRED"
+            assert await peer.wait_closed() is closing.NOT_AUTHENTICATED
+        assert trio.current_time() - began == pytest.approx(5)
+        assert peer.received[-1]["code"] == 4001
+
+
+async def test_peer_that_logs_in_stays(autojump_clock):
+    """A first message `auth` opens the conversation."""
+    async with (
+        open_engine(settings(auth_timeout_seconds=5), authenticate=tokens) as engine,
+        connect(engine, authenticated=False) as peer,
+    ):
+        assert (await peer.command("auth", token=""))["code"] == "AUTH_FAILED"
+        reply = await peer.command("auth", token="7/600")
+        assert (reply["type"], reply["user"], reply["expires_in"]) == ("authenticated", "7", 600)
+        await trio.sleep(20)
+        assert (await peer.command("subscribe", topic="user:7"))["type"] == "subscribed"
+
+
+async def test_login_never_changes_the_user(autojump_clock):
+    """A refresh is for the same user."""
+    async with (
+        open_engine(settings(), authenticate=tokens) as engine,
+        connect(engine, identity=Identity("7")) as peer,
+    ):
+        assert (await peer.command("auth", token="8"))["code"] == "AUTH_FAILED"
+        assert (await peer.command("auth", token="7"))["type"] == "authenticated"
+
+
+async def test_server_without_tokens_refuses_them(autojump_clock):
+    """The default knows none."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        assert (await peer.command("auth", token="7"))["code"] == "AUTH_FAILED"
+
+
+async def test_expiring_login_is_announced_and_then_closed(autojump_clock):
+    """A warning in time, once, then 4102."""
+    async with open_engine(settings(token_warning_seconds=30)) as engine:
+        began = trio.current_time()
+        async with connect(engine, identity=Identity("7", 100)) as peer:
+            warning = await peer.receive_type("token_expiring")
+            assert (trio.current_time() - began, warning["expires_in"]) == (pytest.approx(70), 30)
+            assert await peer.wait_closed() is closing.TOKEN_EXPIRED
+            assert trio.current_time() - began == pytest.approx(100)
+        assert [push["type"] for push in peer.received].count("token_expiring") == 1
+
+
+async def test_refreshed_login_is_announced_anew(autojump_clock):
+    """A fresh token moves both the warning and the end."""
+    async with open_engine(settings(), authenticate=tokens) as engine:
+        began = trio.current_time()
+        async with connect(engine, identity=Identity("7", 100)) as peer:
+            await peer.receive_type("token_expiring")
+            await peer.command("auth", token="7/200")
+            await peer.receive_type("token_expiring")
+            assert trio.current_time() - began == pytest.approx(240)
+            await peer.command("auth", token="7")
+            await trio.sleep(1000)
+            assert peer.close_reason is None
+
+
+async def test_token_shorter_than_the_warning_is_announced_at_once(autojump_clock):
+    """Better late than never."""
+    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7", 10)) as peer:
+        assert (await peer.receive_type("token_expiring"))["expires_in"] == 10
+
+
+# -- liveness ----------------------------------------------------------------------------------------------------
+
+
+async def test_peer_is_pinged_every_interval(autojump_clock):
+    """The first ping comes within one interval, the others an interval apart."""
+    async with open_engine(settings(ping_interval_seconds=25)) as engine:
+        engine.random = lambda: 0.4
+        began = trio.current_time()
+        async with connect(engine) as peer:
+            times = []
+            for _ in range(3):
+                await peer.receive_type("ping")
+                times.append(trio.current_time() - began)
+        assert times == [pytest.approx(10), pytest.approx(35), pytest.approx(60)]
+
+
+async def test_silent_peer_is_closed(autojump_clock):
+    """Silence for an interval and the time for a pong is 4108."""
+    async with open_engine(settings(ping_interval_seconds=25, pong_timeout_seconds=10)) as engine:
+        began = trio.current_time()
+        async with connect(engine) as peer:
+            peer.answers_pings = False
+            assert await peer.wait_closed() is closing.NO_PONG
+        assert trio.current_time() - began == pytest.approx(35)
+
+
+async def test_any_bytes_prove_a_peer_alive(autojump_clock):
+    """A peer that speaks need not answer pings."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        peer.answers_pings = False
+        for _ in range(10):
+            await trio.sleep(30)
+            await peer.command("ping")
+        assert peer.close_reason is None
+
+
+async def test_peer_that_cannot_answer_is_not_expected_to(autojump_clock):
+    """Silence means nothing on a wire that goes one way."""
+    async with open_engine(settings()) as engine, connect(engine, peer_answers=False) as peer:
+        peer.answers_pings = False
+        await trio.sleep(1000)
+        assert peer.close_reason is None
+
+
+async def test_idle_peer_is_closed_although_it_pings(autojump_clock):
+    """Pings and pongs keep a connection alive, they do not use it: 4008."""
+    async with open_engine(settings(idle_timeout_seconds=60)) as engine:
+        async with connect(engine) as peer:
+            await trio.sleep(50)
+            await peer.command("stats")
+            used = trio.current_time()
+            for _ in range(5):
+                await trio.sleep(10)
+                await peer.command("ping")
+            assert await peer.wait_closed() is closing.IDLE
+            assert trio.current_time() - used == pytest.approx(60)
+
+
+async def test_stalled_write_is_closed(autojump_clock):
+    """A backlog that moves no byte is 4101; one that moves a little is not."""
+    async with open_engine(settings(write_stall_timeout_seconds=20, outbox_messages=10)) as engine:
+        async with connect(engine, buffer_bytes=200) as peer:
+            await peer.command("subscribe", topic="room:a")
+            peer.stall()
+            await engine.publish("room:a", "x" * 1000)
+            began = trio.current_time()
+            await trio.sleep(15)
+            peer.resume()
+            await settle()
+            peer.stall()
+            await engine.publish("room:a", "x" * 1000)
+            await trio.sleep(15)
+            assert peer.close_reason is None
+            assert await peer.wait_closed() is closing.TOO_SLOW
+            assert 35 <= trio.current_time() - began <= 60
+
+
+async def test_wire_that_keeps_up_is_never_stalled(autojump_clock):
+    """An idle connection is not a stalled one."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic="room:a")
+        for _ in range(10):
+            await trio.sleep(100)
+            await engine.publish("room:a", 1)
+        assert peer.close_reason is None
+
+
+# -- the order of things -----------------------------------------------------------------------------------------
+
+
+async def test_confirmation_of_a_batch_comes_before_the_messages(autojump_clock):
+    """Also for topics that were joined early in it, and while it waits."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        for topic in ("room:a", "room:b"):
+            await engine.publish(topic, 1)
+        commands = [
+            {"type": "subscribe", "id": 1, "topic": "room:a", "recover": {"last": 5}},
+            {"type": "publish", "id": 2, "topic": "room:a", "data": 2},
+            {"type": "subscribe", "id": 3, "topic": "room:b", "recover": {"last": 5}},
+            {"type": "unsubscribe", "id": 4, "topic": "room:c"},
+            5,
+        ]
+        reply = await peer.command("batch", commands=commands)
+        await settle()
+        assert [part["type"] for part in reply["replies"]] == ["subscribed", "published", "subscribed", "error", "error"]
+        assert [push["type"] for push in peer.received] == ["welcome", "batch", "message", "message", "message"]
+
+
+async def test_confirmation_of_a_batch_comes_before_the_messages_also_with_a_backlog(autojump_clock):
+    """The sender waits for the end of the batch, too."""
+    async with open_engine(settings(ingress_messages=1)) as engine, connect(engine, buffer_bytes=100) as peer:
+        await engine.publish("room:a", 1)
+        peer.stall()
+        await peer.wire.drain()
+        peer.send("ping")
+        await settle()
+        engine.ingress.messages += 1  # publishers have to wait
+        peer.send(
+            "batch",
+            commands=[
+                {"type": "subscribe", "id": 1, "topic": "room:a", "recover": {"last": 5}},
+                {"type": "publish", "id": 2, "topic": "room:a", "data": 2},
+            ],
+        )
+        await settle()
+        peer.resume()
+        await settle()
+        assert [push["type"] for push in peer.received if push["type"] != "ping"] == ["welcome", "pong"]
+        engine.ingress.messages -= 1
+        engine.ingress.pass_on()
+        await settle()
+        assert [push["type"] for push in peer.received][-3:] == ["batch", "message", "message"]
+
+
+async def test_replies_overtake_a_backlog(autojump_clock):
+    """A peer behind by many messages still gets its answers soon."""
+    async with open_engine(settings()) as engine, connect(engine, buffer_bytes=1000) as peer:
+        await peer.command("subscribe", topic="room:a")
+        peer.stall()
+        for number in range(200):
+            await engine.publish("room:a", "x" * 1000 + str(number))
+        await settle()
+        peer.send("ping")
+        await settle()
+        peer.resume()
+        await settle()
+        types = [push["type"] for push in peer.received]
+        assert types.index("pong") < types.count("message")
+        assert [push["offset"] for push in peer.received if push["type"] == "message"] == list(range(1, 201))
+
+
+async def test_peer_that_never_reads_its_replies_is_overloaded(autojump_clock):
+    """Commands without end from a peer that reads nothing end it with 4103."""
+    async with open_engine(settings()) as engine, connect(engine, buffer_bytes=100) as peer:
+        peer.stall()
+        for _ in range(3000):
+            peer.send("ping")
+        assert await peer.wait_closed() is closing.OVERLOADED
+
+
+async def test_goodbye_is_the_last_word(autojump_clock):
+    """What was queued goes first, then the disconnect with its advice."""
+    async with open_engine(settings()) as engine, connect(engine, buffer_bytes=1000) as peer:
+        await peer.command("subscribe", topic="room:a")
+        peer.stall()
+        for _ in range(20):
+            await engine.publish("room:a", "x" * 1000)
+        await settle()
+        (connection,) = engine.connections.values()
+        connection.close(closing.with_jitter(closing.SHUTTING_DOWN, 10))
+        await settle()
+        peer.resume()
+        assert (await peer.wait_closed()).code == 4100
+        await settle()
+        assert [brief(push) for push in peer.received[2:]] == [*range(1, 21), "disconnect"]
+        goodbye = peer.received[-1]
+        assert (goodbye["code"], goodbye["reason"], goodbye["reconnect"]) == (4100, "shutting down", True)
+        assert goodbye["retry_after"] > 0
+
+
+async def test_goodbye_to_a_peer_that_does_not_read_takes_its_time_and_no_longer(autojump_clock):
+    """The wire is let go after the deadline."""
+    async with open_engine(settings()) as engine, connect(engine, buffer_bytes=100) as peer:
+        peer.stall()
+        (connection,) = engine.connections.values()
+        for _ in range(10):
+            peer.send("ping")
+        await settle()
+        began = trio.current_time()
+        connection.close(closing.FORBIDDEN)
+        assert await peer.wait_closed() is closing.FORBIDDEN
+        assert trio.current_time() - began == pytest.approx(GOODBYE_SECONDS)
+        assert peer.wire.ended
+
+
+async def test_first_reason_wins(autojump_clock):
+    """Who comes second is not heard."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        (connection,) = engine.connections.values()
+        connection.close(closing.FORBIDDEN)
+        connection.close(closing.SHUTTING_DOWN)
+        peer.hang_up()
+        assert await peer.wait_closed() is closing.FORBIDDEN
+
+
+async def test_peer_that_hangs_up_is_gone(autojump_clock):
+    """Its topics are left, its counters are kept."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic="room:a")
+        await engine.publish("room:a", 1)
+        await settle()
+        peer.hang_up()
+        assert await peer.wait_closed() is closing.GONE
+        assert engine.connections == {}
+        assert (engine.statistics().hub.subscriptions, engine.statistics().hub.delivered) == (0, 1)
+
+
+async def test_peer_too_slow_for_policy_disconnect_gets_what_came_before_the_hole(autojump_clock):
+    """4101, without a gap and without a message behind it: what is missing is recovered by its position."""
+    options = settings(kinds={"room": {"overflow": "disconnect"}}, outbox_messages=5)
+    async with open_engine(options) as engine, connect(engine, buffer_bytes=100) as peer:
+        reply = await peer.command("subscribe", topic="room:a")
+        peer.stall()
+        for number in range(40):
+            await engine.publish("room:a", number)
+        await settle()
+        peer.resume()
+        assert await peer.wait_closed() is closing.TOO_SLOW
+        await settle()
+        offsets = [push["offset"] for push in peer.received if push["type"] == "message"]
+        assert offsets == list(range(1, len(offsets) + 1))
+        assert [push["type"] for push in peer.received if push["type"] == "gap"] == []
+        async with connect(engine) as again:
+            back = await again.command(
+                "subscribe", topic="room:a", recover={"epoch": reply["epoch"], "offset": offsets[-1]}
+            )
+            await settle()
+            assert (back["recovered"], back["replayed"]) == ("full", 40 - len(offsets))
+            assert [push["offset"] for push in again.pending()] == list(range(offsets[-1] + 1, 41))
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+async def test_text_that_is_no_command_is_answered_and_closed(autojump_clock):
+    """An error, then the disconnect."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        peer.send_raw(b'{"type":"teleport", nonsense')
+        assert await peer.wait_closed() is closing.BAD_REQUEST
+        await settle()
+        assert [push["type"] for push in peer.received] == ["welcome", "error", "disconnect"]
+
+
+async def test_unknown_type_is_answered_and_lived_with(autojump_clock):
+    """The connection goes on."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        reply = await peer.command("teleport")
+        assert (reply["type"], reply["code"]) == ("error", "UNKNOWN_TYPE")
+        assert (await peer.command("ping"))["type"] == "pong"
+
+
+async def test_bug_in_a_command_is_answered_without_its_details(autojump_clock):
+    """The peer gets a trace id, the log gets the exception, the connection lives on."""
+    with structlog.testing.capture_logs() as logged:
+        async with open_engine(settings(), authenticate=tokens) as engine, connect(engine) as peer:
+            reply = await peer.command("auth", token="bug")
+            assert (await peer.command("ping"))["type"] == "pong"
+    assert reply["code"] == "INTERNAL_ERROR"
+    assert "secret" not in str(reply)
+    assert (logged[0]["event"], logged[0]["trace_id"]) == ("command failed", reply["trace_id"])
+
+
+async def test_bug_in_a_wire_ends_that_connection_only(autojump_clock):
+    """1011 with a trace id; the others do not notice."""
+
+    class Faulty(MemoryWire):
+        async def read(self, receiver):
+            raise RuntimeError("secret internals")
+
+    with structlog.testing.capture_logs() as logged:
+        async with open_engine(settings()) as engine, connect(engine) as peer:
+            wire = Faulty()
+            assert await Connection(engine, wire).run() is closing.INTERNAL
+            assert wire.ended
+            said = await wire.take()
+            assert (await peer.command("ping"))["type"] == "pong"
+    assert logged[0]["event"] == "connection failed"
+    assert logged[0]["trace_id"].encode() in said
+    assert b"secret" not in said
+
+
+async def test_wire_that_reports_a_violation_is_explained_to_the_peer(autojump_clock):
+    """What the wire found wrong is told like what the session finds wrong."""
+
+    class Strict(MemoryWire):
+        async def read(self, receiver):
+            return closing.TOO_BIG
+
+    async with open_engine(settings()) as engine:
+        wire = Strict()
+        assert await Connection(engine, wire).run() is closing.TOO_BIG
+        assert b'"code":"PAYLOAD_TOO_LARGE"' in await wire.take()
+
+
+async def test_update_changes_the_view_from_the_next_message_on(autojump_clock):
+    """Fields and mode can be changed, and taken back, without losing the place."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic="room:a", fields=["x"])
+        data = {"x": 1, "y": 2}
+        seen = []
+        for update in ({}, {"fields": ["y"]}, {"mode": "latest"}, {"fields": None}):
+            assert (await peer.command("update", topic="room:a", **update))["type"] == "updated"
+            await engine.publish("room:a", data)
+            seen.append((await peer.receive_type("message"))["data"])
+        assert seen == [{"x": 1}, {"y": 2}, {"y": 2}, data]
+
+
+async def test_topic_that_was_left_is_quiet(autojump_clock):
+    """After unsubscribing nothing comes, and joining again works."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic="room:a")
+        assert (await peer.command("subscribe", topic="room:a"))["code"] == "ALREADY_SUBSCRIBED"
+        assert (await peer.command("unsubscribe", topic="room:a"))["type"] == "unsubscribed"
+        await engine.publish("room:a", 1)
+        await settle()
+        assert peer.pending()[1:] == []
+        assert (await peer.command("subscribe", topic="room:a"))["offset"] == 1
+
+
+async def test_history_is_shown_in_pages(autojump_clock):
+    """Messages are as they were sent; a position goes on where a page ended."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        for number in range(5):
+            await engine.publish("room:a", number, event="e", key="k")
+        page = await peer.command("history", topic="room:a", limit=3)
+        after = {"epoch": page["epoch"], "offset": 3}
+        rest = await peer.command("history", topic="room:a", after=after)
+        assert [push["offset"] for push in page["messages"]] == [1, 2, 3]
+        assert [(push["data"], push["event"], push["key"]) for push in rest["messages"]] == [(3, "e", "k"), (4, "e", "k")]
+
+
+async def test_stats_tell_the_peer_its_counters(autojump_clock):
+    """Per topic, and what waits for the peer."""
+    async with open_engine(settings(outbox_messages=3)) as engine, connect(engine, buffer_bytes=100) as peer:
+        await peer.command("subscribe", topic="room:a", fields=["n"])
+        peer.stall()
+        for number in range(10):
+            await engine.publish("room:a", {"n": number})
+            await settle()
+        await engine.publish("room:a", {"m": 1})
+        await trio.sleep(2)
+        (connection,) = engine.connections.values()
+        facts = connection.statistics()
+        assert (facts.queue_messages, facts.queue_age) == (3, 2.0)
+        assert facts.queue_bytes > 0
+        peer.resume()
+        await settle()
+        stats = await peer.command("stats")
+        assert stats["queue"]["messages"] == 0
+        (counters,) = stats["subscriptions"]
+        assert counters["filtered"] == 1
+        assert counters["delivered"] + counters["dropped"] == 10
+        subscription = connection.session.subscriptions["room:a"]
+        assert counters["dropped"] == subscription.dropped[Loss.SLOW_CONSUMER] > 0
+
+
+async def test_payload_over_the_limit_is_refused(autojump_clock):
+    """A publish is bounded; the connection lives on."""
+    async with open_engine(settings(max_message_bytes=100)) as engine, connect(engine) as peer:
+        assert (await peer.command("publish", topic="room:a", data="x" * 98))["type"] == "published"
+        assert (await peer.command("publish", topic="room:a", data="x" * 99))["code"] == "PAYLOAD_TOO_LARGE"
+
+
+async def test_publish_that_has_to_wait_is_confirmed_when_it_is_done(autojump_clock):
+    """What was answered before does not wait with it."""
+    async with open_engine(settings()) as engine, connect(engine) as peer:
+        engine.ingress.messages += 10_000
+        first, second = peer.send("ping"), peer.send("publish", topic="room:a", data=1)
+        await settle()
+        assert [push.get("id") for push in peer.pending()] == [first]
+        engine.ingress.messages -= 10_000
+        engine.ingress.pass_on()
+        await settle()
+        assert [(push["id"], push["offset"]) for push in peer.pending()] == [(second, 1)]

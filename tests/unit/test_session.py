@@ -1,0 +1,127 @@
+"""The state table of one peer's protocol."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from realtime import messages
+from realtime.auth import Identity
+from realtime.errors import ProtocolViolation
+from realtime.session import _ACCEPTS, Accepted, Refused, Session, State
+from realtime.topics import Kinds
+from tests.tools import OutboxKit
+
+COMMANDS = {
+    "auth": {"token": "t"},
+    "batch": {"commands": []},
+    "history": {"topic": "room:a"},
+    "ping": {},
+    "publish": {"topic": "room:a", "data": 1},
+    "stats": {},
+    "subscribe": {"topic": "room:b"},
+    "unsubscribe": {"topic": "room:a"},
+    "update": {"topic": "room:a"},
+}
+
+
+def session(state: State = State.OPEN, user: str | None = "7", *, max_topics: int = 3) -> Session:
+    """A session that has room:a."""
+    made = Session("c_1", Kinds(), max_topics, Identity(user), state)
+    made.subscriptions["room:a"] = OutboxKit().subscription()
+    return made
+
+
+def text(kind: str, **members) -> bytes:
+    """The text of a command."""
+    return msgspec.json.encode({"type": kind, "id": 1, **COMMANDS.get(kind, {}), **members})
+
+
+def test_every_command_has_a_row_in_the_table():
+    """The tests below cover all that there is."""
+    assert {command.__struct_config__.tag for command in messages.Command.__args__} == set(COMMANDS)
+    assert set(_ACCEPTS) == set(State)
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_command_is_accepted_where_the_state_allows_it(state, kind):
+    """Before the login only login and pings, in between all, at the end nothing."""
+    allowed = {State.GREETING: kind in ("auth", "ping"), State.OPEN: True, State.CLOSING: False}[state]
+    decision = session(state).decide(text(kind))
+    if allowed:
+        assert isinstance(decision, Accepted)
+    else:
+        assert isinstance(decision, Refused)
+        assert (decision.id, decision.error.code) == (1, "AUTH_REQUIRED")
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "user", "code"),
+    [
+        ("subscribe", {"topic": "nosuch:a"}, "7", "INVALID_TOPIC"),
+        ("subscribe", {"topic": "symbol:x"}, "7", "INVALID_SYMBOL"),
+        ("subscribe", {"topic": "user:8"}, "7", "PERMISSION_DENIED"),
+        ("subscribe", {"topic": "room:b"}, None, "PERMISSION_DENIED"),
+        ("history", {"topic": "user:8"}, "7", "PERMISSION_DENIED"),
+        ("publish", {"topic": "symbol:600519"}, "7", "PERMISSION_DENIED"),
+        ("publish", {"topic": "room:b"}, None, "PERMISSION_DENIED"),
+        ("update", {"topic": "room:b"}, "7", "NOT_SUBSCRIBED"),
+        ("unsubscribe", {"topic": "room:b"}, "7", "NOT_SUBSCRIBED"),
+        ("subscribe", {"filter": {}}, "7", "BAD_REQUEST"),
+        ("update", {"max_rate": 5}, "7", "BAD_REQUEST"),
+        ("teleport", {}, "7", "UNKNOWN_TYPE"),
+        ("publish", {"topic": 5}, "7", "BAD_REQUEST"),
+    ],
+)
+def test_command_that_may_not_be_done_is_refused_with_its_code(kind, members, user, code):
+    """The refusal repeats the id."""
+    decision = session(user=user).decide(text(kind, **members))
+    assert isinstance(decision, Refused)
+    assert (decision.id, decision.error.code) == (1, code)
+
+
+@pytest.mark.parametrize(("topic", "user"), [("user:7", "7"), ("symbol:600519", None), ("room:b", "8"), ("global", "7")])
+def test_topic_that_is_allowed_is_accepted(topic, user):
+    """Owners, anybody, those who are logged in."""
+    assert isinstance(session(user=user).decide(text("subscribe", topic=topic)), Accepted)
+
+
+def test_text_that_is_no_command_ends_the_conversation():
+    """Outside of a batch."""
+    with pytest.raises(ProtocolViolation):
+        session().decide(b"hello")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [(b"5", "BAD_REQUEST"), (b"[]", "BAD_REQUEST"), (text("batch"), "BAD_REQUEST"), (b'{"type":"x"}', "UNKNOWN_TYPE")],
+)
+def test_wrong_part_of_a_batch_is_refused_by_itself(raw, code):
+    """The rest of the batch and the conversation go on; a batch holds no batch."""
+    decision = session().decide_part(msgspec.Raw(raw))
+    assert isinstance(decision, Refused)
+    assert decision.error.code == code
+
+
+def test_part_of_a_batch_is_decided_like_a_command():
+    """Nothing else differs."""
+    assert session().decide_part(msgspec.Raw(text("ping"))) == Accepted(messages.Ping(id=1))
+
+
+def test_topic_joined_twice_is_refused():
+    """One subscription of a topic for each connection."""
+    assert session().join_refusal("room:a").code == "ALREADY_SUBSCRIBED"
+
+
+def test_topics_over_the_limit_are_refused():
+    """A connection has so many topics."""
+    full = session(max_topics=1)
+    assert full.join_refusal("room:b").code == "LIMIT_EXCEEDED"
+    full.subscriptions.clear()
+    assert full.join_refusal("room:b") is None
+
+
+def test_session_describes_itself():
+    """What the welcome says."""
+    assert session().describe() == {"connection": "c_1", "user": "7"}
