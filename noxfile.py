@@ -29,7 +29,9 @@ def lint(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", *PACKAGES, "tests", "noxfile.py")
-    session.run("flake8-async", "--enable=ASYNC", *PACKAGES)
+    sources = [str(path) for package in PACKAGES for path in sorted(Path(package).rglob("*.py"))]
+    # Left out: what our ports and Quart's handlers must be (async, with task_status), and deadlines that are data.
+    session.run("flake8-async", "--enable=ASYNC", "--disable=ASYNC109,ASYNC114,ASYNC124,ASYNC128", *sources)
     session.run("lint-imports", "--no-cache")
 
 

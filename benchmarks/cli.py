@@ -38,9 +38,7 @@ def pick(known: Sequence[Named], names: str | None) -> list[Named]:
     wanted = names.split(",") if names else [one.name for one in known]
     unknown = set(wanted) - {one.name for one in known}
     if unknown:
-        raise SystemExit(
-            f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(one.name for one in known)}"
-        )
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(one.name for one in known)}")
     return [one for one in known if one.name in wanted]
 
 
@@ -96,13 +94,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="WORKS", help=", ".join(work.name for work in works.ALL))
     parser.add_argument("--peers", metavar="PEERS", help=", ".join(peer.name for peer in peers.ALL))
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure (3)")
-    parser.add_argument(
-        "--publishers", type=int, default=1, help="connections that share the publishes in flight (1)"
-    )
+    parser.add_argument("--publishers", type=int, default=1, help="connections that share the publishes in flight (1)")
     parser.add_argument("--window", type=float, help="seconds a measurement lasts, after its warm-up")
-    parser.add_argument(
-        "--smoke", action="store_true", help="tiny sizes, under 20 s: does it run, is nothing lost?"
-    )
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, under 20 s: does it run, is nothing lost?")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables there")
     return parser.parse_args(arguments)
 

@@ -86,9 +86,7 @@ class Load:
 
 
 @contextmanager
-def loading(
-    program: Path, core: int, port: int, mode: str, texts: list[str], **numbers: float
-) -> Iterator[Load]:
+def loading(program: Path, core: int, port: int, mode: str, texts: list[str], **numbers: float) -> Iterator[Load]:
     """Run the generator against a port; keywords become its options."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
     with Load(program, core, [f"--mode={mode}", f"--port={port}", *options, *texts]) as load:

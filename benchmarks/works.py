@@ -83,9 +83,7 @@ def delivering(
         yield load
 
 
-def deliver(
-    bench: Bench, peer: Peer, publishing: Publishing, transport: str = "websocket"
-) -> tuple[Event, Window]:
+def deliver(bench: Bench, peer: Peer, publishing: Publishing, transport: str = "websocket") -> tuple[Event, Window]:
     """One run of deliveries against a fresh server."""
     with (
         bench.serving(peer) as server,

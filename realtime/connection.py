@@ -153,7 +153,7 @@ class Connection:
             self._leave()
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
             del self.engine.connections[self.id]
-            await self._say_goodbye(trace_id)
+            await self._say_goodbye(trace_id)  # noqa: ASYNC102 - shields itself, with a deadline
         assert self.reason is not None
         return self.reason
 

@@ -80,8 +80,9 @@ async def open_server(
     """Run a server for the length of a block; it listens when the block is entered.
 
     ``options`` are settings by name; they go before those in ``settings``. ``app`` is an application of your own
-    (Quart-Trio or any ASGI that runs on Trio) that gets all paths which are not ours. Leaving the block shuts down: no new connections, every peer is told,
-    what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does not wait.
+    (Quart-Trio or any ASGI that runs on Trio) that gets all paths which are not ours. Leaving the block shuts down: no
+    new connections, every peer is told, what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does
+    not wait.
 
     Raises `ConfigurationError`, also for an address that cannot be listened on.
     """

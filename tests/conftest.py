@@ -8,6 +8,6 @@ from hypothesis import HealthCheck, settings
 
 _SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
-settings.register_profile("dev", deadline=None, max_examples=60, suppress_health_check=_SUPPRESSED)
-settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, suppress_health_check=_SUPPRESSED)
+settings.register_profile("dev", deadline=None, max_examples=150, suppress_health_check=_SUPPRESSED)
+settings.register_profile("ci", deadline=None, max_examples=250, derandomize=True, suppress_health_check=_SUPPRESSED)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

@@ -11,7 +11,6 @@ import trio
 from realtime.errors import WireError
 from transports.frames import text_frame
 from transports.handshake import is_regular
-from transports.handshake import is_regular
 from transports.head import BadHead, HeadReader
 from transports.stream import Stream
 from transports.websocket import WebSocketWire, refuse_handshake
@@ -88,9 +87,9 @@ def main(port: int, max_message_bytes: int) -> None:
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            real = await nursery.start(lambda task_status: serve_echo(
-                port, max_message_bytes=max_message_bytes, task_status=task_status
-            ))
+            real = await nursery.start(
+                lambda task_status: serve_echo(port, max_message_bytes=max_message_bytes, task_status=task_status)
+            )
             click.echo(real)
 
     trio.run(run)

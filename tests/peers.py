@@ -221,7 +221,13 @@ class Closed(Exception):
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length_form: int | None = None
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    masked: bool = True,
+    length_form: int | None = None,
 ) -> bytes:
     """One frame as a client sends it, or as it must not: ``length_form`` 126 or 127 forces a longer length field."""
     first = (0x80 if fin else 0) | rsv << 4 | opcode

@@ -29,7 +29,9 @@ class CursorFraming(LineFraming):
         return msgspec.json.encode({"type": "cursor", "cursor": cursor}) + b"\n"
 
 
-def publication(offset: int, *, topic: str = "room:a", key: str | None = None, data: bytes | None = None) -> Publication:
+def publication(
+    offset: int, *, topic: str = "room:a", key: str | None = None, data: bytes | None = None
+) -> Publication:
     """A publication whose payload tells its offset, unless it is given."""
     return Publication(topic, offset, 1000 + offset, b'{"n":%d}' % offset if data is None else data, None, key)
 
@@ -89,7 +91,12 @@ class OutboxKit:
     """An outbox, its wire, and what it called."""
 
     def __init__(
-        self, *, max_messages: int = 10, max_bytes: int = 1 << 20, framing: Framing | None = LINES, backlogged: bool = True
+        self,
+        *,
+        max_messages: int = 10,
+        max_bytes: int = 1 << 20,
+        framing: Framing | None = LINES,
+        backlogged: bool = True,
     ) -> None:
         self.wire = Taker(framing)
         self.backlogs = 0
@@ -117,9 +124,7 @@ class OutboxKit:
         view: View = EVERYTHING,
     ) -> Subscription:
         """A subscription of this outbox."""
-        return Subscription(
-            topic, Kind(name="room"), self.outbox, view=view, mode=mode, overflow=overflow, epoch="e1"
-        )
+        return Subscription(topic, Kind(name="room"), self.outbox, view=view, mode=mode, overflow=overflow, epoch="e1")
 
     def offer(self, subscription: Subscription, *publications: Publication) -> bool:
         """Offer one run."""

@@ -23,16 +23,16 @@ from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireBroken
 from realtime.wire import Framing, LineFraming, Receiver
 from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
-from transports.responses import error_body, error_headers, status_of
-from transports.sse import (
+from transports.events import (
+    EVENT_STREAM_HEADERS,
     KEEP_ALIVE_SECONDS,
-    SSE_HEADERS,
     first_retry,
     framing_for,
     keep_alive,
     parse_wishes,
     retry_line,
 )
+from transports.responses import error_body, error_headers, status_of
 
 __all__ = ["make_blueprint"]
 
@@ -90,7 +90,7 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
             engine.refuse("sse")
             return _error(error, cors_headers(origin))
         if request.method == "HEAD":
-            return Response(headers=SSE_HEADERS)
+            return Response(headers=EVENT_STREAM_HEADERS)
         wire = _EventStreamWire(len(wishes), engine.random())
         connection = Connection(engine, wire, identity=identity, transport="sse", secret=secrets.token_urlsafe(18))
         # The connection outlives this function, so it is the application's task, and the response only reads from it.
@@ -98,7 +98,7 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
         if refusal is not None:
             engine.refuse("sse")
             return _error(refusal, cors_headers(origin))
-        response = Response(wire.body(), headers={**SSE_HEADERS, **cors_headers(origin)})
+        response = Response(wire.body(), headers={**EVENT_STREAM_HEADERS, **cors_headers(origin)})
         response.timeout = None  # Quart ends a response after a minute otherwise
         return response
 

@@ -28,11 +28,12 @@ from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireError
 from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
+from transports.events import parse_wishes
 from transports.handshake import is_regular, offered_subprotocols
 from transports.head import BadHead, HeadReader, Request
 from transports.publish import publish_request
 from transports.responses import error_response
-from transports.sse import SseWire, parse_wishes
+from transports.sse import SseWire
 from transports.stream import Stream, TlsStream
 from transports.websocket import WebSocketWire, refuse_handshake
 

@@ -226,7 +226,7 @@ class TlsStream(Stream):
                 await self._fill()
             except ssl.SSLError as error:
                 with suppress(WireBroken, WireClosed):
-                    await self._flush()  # the alert that says why
+                    await self._flush()  # noqa: ASYNC120 - the alert that says why; cancelled, it is not missed
                 raise WireBroken(str(error)) from None
             else:
                 await self._flush()

@@ -57,8 +57,7 @@ def event_stream(path: str, *steps: str) -> Script:
 def post(path: str) -> Script:
     """Each publish is a POST to `path` on a kept-alive connection."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        "Content-Length: %LENGTH%\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %LENGTH%\r\n\r\n"
     )
     return Script(transport="http", head=head)
 
@@ -118,15 +117,11 @@ class PythonPeer(Peer):
     """Import name -> distribution name."""
 
     def absent(self) -> str | None:
-        missing = [
-            package for module, package in self.requires.items() if importlib.util.find_spec(module) is None
-        ]
+        missing = [package for module, package in self.requires.items() if importlib.util.find_spec(module) is None]
         return f"not installed: {', '.join(missing)}" if missing else None
 
     def version(self) -> str:
-        return ", ".join(
-            f"{package} {importlib.metadata.version(package)}" for package in self.requires.values()
-        )
+        return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in self.requires.values())
 
     def command(self, port: int, folder: Path) -> list[str]:
         return [sys.executable, str(SERVERS / self.server), str(port)]

@@ -372,7 +372,8 @@ async def test_hub_outlives_connections_that_end_while_it_writes(end, autojump_c
 async def _end_many(end: str, faulty: type[MemoryWire], failing: trio.Event) -> None:
     async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
         clients = [
-            Client(engine, wire=faulty(buffer_bytes=60) if end == "bug" else MemoryWire(buffer_bytes=60)) for _ in range(5)
+            Client(engine, wire=faulty(buffer_bytes=60) if end == "bug" else MemoryWire(buffer_bytes=60))
+            for _ in range(5)
         ]
         for client in clients:
             client.peer.stall()

@@ -65,7 +65,8 @@ class Page:
     async def wait_for(self, condition: str) -> None:
         """Wait until a condition holds on the page."""
         await self.evaluate(
-            f"new Promise((resolve) => {{ const look = () => ({condition}) ? resolve(true) : setTimeout(look, 20); look(); }})"
+            f"new Promise((resolve) => {{ const look = () => ({condition}) ? resolve(true) : setTimeout(look, 20);"
+            " look(); })"
         )
 
 
@@ -111,9 +112,12 @@ async def test_page_of_the_demo_shows_ticks_and_chat(page: Page) -> None:
         r"\d+\.\d\d", await page.evaluate("document.querySelector('#tick-600519').cells[1].textContent")
     )
     await page.evaluate(
-        "(() => { const form = document.querySelector('#say'); form.text.value = 'hello <b>room</b>'; form.requestSubmit(); })()"
+        "(() => { const form = document.querySelector('#say');"
+        " form.text.value = 'hello <b>room</b>'; form.requestSubmit(); })()"
     )
-    await page.wait_for("[...document.querySelectorAll('#chat li')].some((line) => line.textContent === 'hello <b>room</b>')")
+    await page.wait_for(
+        "[...document.querySelectorAll('#chat li')].some((line) => line.textContent === 'hello <b>room</b>')"
+    )
     complaints = [complaint for complaint in page.complaints if "favicon" not in complaint]
     assert complaints == []
 

@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -108,31 +110,36 @@ async def test_trio_websocket_client_talks(server: ServerProcess) -> None:
 
 async def test_httpx_sse_client_resumes_where_it_was(server: ServerProcess) -> None:
     """An event stream read by httpx; with the last id a second one brings the rest."""
-    url = f"{server.url}/sse?topic=room:a"
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
 
-        async def read(count: int, headers: dict[str, str]) -> tuple[list[Any], str]:
-            heard: list[Any] = []
-            async with httpx_sse.aconnect_sse(client, "GET", url, headers=headers) as source:
-                async for event in source.aiter_sse():
-                    if event.event == "subscribed" and not headers:
-                        for number in range(3):
-                            await server.publish("room:a", str(number))
-                    if event.event == "message":
-                        heard.append(event.json()["data"])
-                        if len(heard) == count:
-                            return heard, event.id
-            raise AssertionError
+    def read(count: int, **headers: str) -> tuple[list[Any], str]:
+        heard: list[Any] = []
+        with (
+            httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client,
+            httpx_sse.connect_sse(client, "GET", "/sse?topic=room:a", headers=headers) as source,
+        ):
+            for event in source.iter_sse():
+                if event.event == "subscribed" and event.id.endswith("!0"):
+                    for number in range(3):
+                        message = {"topic": "room:a", "data": number}
+                        client.post("/api/v1/publish", json=message, headers={"X-Api-Key": server.api_key})
+                if event.event == "message":
+                    heard.append(event.json()["data"])
+                    if len(heard) == count:
+                        return heard, event.id
+        raise AssertionError
 
-        with trio.fail_after(10):
-            heard, last_id = await read(2, {})
-            assert heard == [0, 1]
-            assert (await read(1, {"Last-Event-ID": last_id}))[0] == [2]
+    with trio.fail_after(15):
+        heard, last_id = await trio.to_thread.run_sync(lambda: read(2))
+        assert heard == [0, 1]
+        heard, _ = await trio.to_thread.run_sync(lambda: read(1, **{"Last-Event-ID": last_id}))
+        assert heard == [2]
 
 
 async def test_httpx_reads_pages_and_publishes_on_one_connection(server: ServerProcess) -> None:
     """The pool of a common client keeps its connection over pages, publishes and refusals."""
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, limits=httpx.Limits(max_connections=1)) as client:
+    async with httpx.AsyncClient(
+        base_url=server.url, trust_env=False, limits=httpx.Limits(max_connections=1)
+    ) as client:
         with trio.fail_after(10):
             for number in range(1, 4):
                 assert (await client.get("/healthz")).json() == {"status": "ok"}
@@ -142,6 +149,25 @@ async def test_httpx_reads_pages_and_publishes_on_one_connection(server: ServerP
                 assert answer.json()["offset"] == number
                 assert (await client.get("/nothing")).status_code == 404
                 assert (await client.post("/api/v1/publish", json={})).status_code == 401
+
+
+async def test_websockets_client_gets_back_what_it_sends_to_the_echo_program() -> None:
+    """The program for conformance suites, as such a suite runs it."""
+    program = Path(__file__).parent.parent / "echo.py"
+    async with running_program(sys.executable, str(program), "--port", "0") as process:
+        assert process.stdout is not None
+        with trio.fail_after(10):
+            port = int(await process.stdout.receive_some())
+
+        async def talk() -> list[Any]:
+            async with websockets.connect(f"ws://127.0.0.1:{port}", proxy=None, max_size=None) as socket:
+                echoes = []
+                for message in ("ü" * 1000, b"\xff" * 2_000_000, ["in ", "pieces"]):
+                    await socket.send(message)
+                    echoes.append(await socket.recv())
+                return echoes
+
+        assert await in_asyncio(talk) == ["ü" * 1000, b"\xff" * 2_000_000, "in pieces"]
 
 
 @pytest.mark.skipif(CURL is None, reason="needs curl")

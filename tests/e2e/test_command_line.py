@@ -49,7 +49,9 @@ async def test_served_address_is_printed_and_answers(server: ServerProcess) -> N
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-async def test_wrong_configuration_is_told_in_words(arguments: list[str], environment: dict[str, str], named: str) -> None:
+async def test_wrong_configuration_is_told_in_words(
+    arguments: list[str], environment: dict[str, str], named: str
+) -> None:
     """A readable line that names the setting, no traceback, an exit code that is not 0."""
     code, printed, complaint = await realtime(*arguments, **environment)
     assert code != 0

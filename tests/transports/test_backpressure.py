@@ -79,7 +79,13 @@ async def test_reader_that_stops_among_others_costs_them_nothing() -> None:
         assert ledgers[3].messages + ledgers[3].lost == count
         stats = await stopped.command("stats")
         assert stats["subscriptions"] == [
-            {"topic": TOPIC, "delivered": ledgers[3].messages, "dropped": ledgers[3].lost, "conflated": 0, "filtered": 0}
+            {
+                "topic": TOPIC,
+                "delivered": ledgers[3].messages,
+                "dropped": ledgers[3].lost,
+                "conflated": 0,
+                "filtered": 0,
+            }
         ]
         assert stats["queue"]["messages"] == 0
         async with open_websocket(port) as late:
@@ -197,7 +203,7 @@ async def roomy() -> Any:
 
 
 async def test_ten_thousand_messages_reach_the_steady_the_flapping_and_the_slow(roomy: Server) -> None:
-    """In order and once: on a WebSocket, on an event stream, on both in turn; and less its gaps to the one that stops."""
+    """In order and once: on a WebSocket, an event stream, both in turn; and less its gaps to the one that stops."""
     total, port = 10_000, roomy.address[1]
     steady, streamed, flapped, slow = (Ledger() for _ in range(4))
     go_on = trio.Event()
@@ -224,9 +230,7 @@ async def test_ten_thousand_messages_reach_the_steady_the_flapping_and_the_slow(
                 for number in range(1, total + 1):
                     await roomy.publish(TOPIC, {"number": number, "text": "some words of a line in a room" * 3})
                     if not number % 100:
-                        await eventually(
-                            lambda n=number: min(steady.offset, streamed.offset, flapped.offset) > n - 300
-                        )
+                        await eventually(lambda n=number: min(steady.offset, streamed.offset, flapped.offset) > n - 300)
                     if number == 7000:
                         go_on.set()
         for ledger in (steady, streamed, flapped):

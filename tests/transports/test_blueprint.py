@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from functools import partial
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import hypercorn.trio
@@ -15,7 +14,7 @@ from quart_trio import QuartTrio
 
 from realtime import CommandError, ErrorCode, Identity, Settings
 from realtime.engine import Engine
-from tests.peers import eventually, open_websocket
+from tests.peers import connect, eventually, open_websocket, request_bytes
 from transports.blueprint import make_blueprint
 
 
@@ -71,33 +70,22 @@ async def test_too_big_message_closes_with_1009() -> None:
         assert closed.code == 1009
 
 
-async def next_message(response: httpx.Response, *, on_subscribed: Callable[[], Awaitable[object]]) -> tuple[str, int]:
-    """The cursor and the data of the first message of a stream; hypercorn chunks it, so httpx reads it."""
-    cursor = ""
-    async with aclosing(response.aiter_lines()) as lines:
-        async for line in lines:
-            if line == "event: subscribed":
-                await on_subscribed()
-            if line.startswith("id: "):
-                cursor = line.removeprefix("id: ")
-            if line.startswith("data: ") and '"type":"message"' in line:
-                return cursor, json.loads(line.removeprefix("data: "))["data"]
-    raise EOFError
-
-
 async def test_event_stream_tells_and_resumes() -> None:
     """Events carry cursors; a stream that comes back with one gets what it missed; leaving frees the subscription."""
-    async with serving(Settings(dev=True)) as (port, engine), httpx.AsyncClient(timeout=10) as client:
-        url = f"http://127.0.0.1:{port}/sse?topic=room:a"
-        async with client.stream("GET", url) as response:
-            assert response.headers["content-type"].startswith("text/event-stream")
-            cursor, data = await next_message(response, on_subscribed=partial(engine.publish, "room:a", 1))
-            assert data == 1
+    async with serving(Settings(dev=True)) as (port, engine):
+        async with connect(port) as raw:
+            await raw.send(request_bytes("GET", "/sse?topic=room:a"))
+            head = await raw.read_until(b"event: subscribed")
+            assert b"content-type: text/event-stream" in head
+            await engine.publish("room:a", 1)
+            events = await raw.read_until(b'"data":1')
+            (cursor,) = re.findall(rb"id: (\S+)", events)
         await eventually(lambda: not engine.connections)
         await engine.publish("room:a", 2)
-        async with client.stream("GET", url, headers={"Last-Event-ID": cursor}) as response:
-            _, data = await next_message(response, on_subscribed=partial(engine.publish, "room:a", 3))
-            assert data == 2
+        async with connect(port) as raw:
+            await raw.send(request_bytes("GET", "/sse?topic=room:a", headers={"Last-Event-ID": cursor.decode()}))
+            replayed = await raw.read_until(b'"data":2')
+            assert b'"recovered":"full","replayed":1' in replayed
 
 
 async def test_refusals_are_http_errors_with_our_codes() -> None:

@@ -114,7 +114,9 @@ WHOLE = {
     "page": request_bytes("GET", "/healthz"),
     "stream": request_bytes("GET", "/sse?topic=room:cut"),
     "upgrade": upgrade_bytes(),
-    "publish": request_bytes("POST", "/api/v1/publish", headers={"X-Api-Key": "key"}, body=b'{"topic":"room:cut","data":1}'),
+    "publish": request_bytes(
+        "POST", "/api/v1/publish", headers={"X-Api-Key": "key"}, body=b'{"topic":"room:cut","data":1}'
+    ),
 }
 
 
@@ -188,7 +190,9 @@ async def test_upgrade_of_an_unknown_protocol_is_ignored(port: int) -> None:
         assert response.status == 200
 
 
-@pytest.mark.parametrize("trailing", [b"x", b"\r\n", b"\x00" * 10, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 70_000], ids=len)
+@pytest.mark.parametrize(
+    "trailing", [b"x", b"\r\n", b"\x00" * 10, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 70_000], ids=len
+)
 async def test_upgrade_with_trailing_garbage_ends_that_connection_only(port: int, trailing: bytes) -> None:
     """The case that can end a whole hypercorn process: bytes behind an upgrade request."""
     async with undisturbed(port), connect(port) as raw:

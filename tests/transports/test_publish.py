@@ -53,9 +53,15 @@ async def test_publish_is_answered_with_its_position_and_delivered(port: int) ->
 async def test_api_key_decides(server: Server, port: int, headers: dict[str, str], status: int) -> None:
     """One of the keys, in one of two headers; without it nothing is published."""
     async with connect(port) as raw:
-        await raw.send(publish_bytes(1, headers={}).replace(b"\r\n\r\n", b"\r\n" + b"".join(
-            f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()
-        ) + b"\r\n", 1))
+        await raw.send(
+            publish_bytes(1, headers={}).replace(
+                b"\r\n\r\n",
+                b"\r\n"
+                + b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+                + b"\r\n",
+                1,
+            )
+        )
         response = await raw.read_response()
         assert response.status == status
         if status == 401:
@@ -110,7 +116,8 @@ async def test_expect_continue_is_answered_before_the_body(port: int) -> None:
     ("request_bytes", "status", "named"),
     [
         pytest.param(
-            b"POST /api/v1/publish HTTP/1.1\r\nHost: x\r\nX-Api-Key: key\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}   \r\n0\r\n\r\n",
+            request_bytes("POST", "/api/v1/publish", headers={**KEY, "Transfer-Encoding": "chunked"})
+            + b"5\r\n{}   \r\n0\r\n\r\n",
             400,
             "Content-Length",
             id="chunked",

@@ -238,7 +238,7 @@ async def test_mounted_application_that_cannot_start_stops_the_server() -> None:
     async def start() -> None:
         raise RuntimeError("no database")
 
-    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
+    with pytest.raises(BaseExceptionGroup) as caught:
         async with running(app=app):
             pytest.fail("it listens")  # pragma: no cover
     assert not caught.group_contains(ConfigurationError)
@@ -308,9 +308,13 @@ async def test_upload_reaches_the_application_whole_and_keeps_the_connection(bes
     """A body with a length or in chunks; what follows it is the next request."""
     body = b"u" * 300_000
     if chunked:
-        sent = b"POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
-            b"%x\r\n%b\r\n" % (len(body[at : at + 7000]), body[at : at + 7000]) for at in range(0, len(body), 7000)
-        ) + b"0\r\n\r\n"
+        sent = (
+            b"POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"".join(
+                b"%x\r\n%b\r\n" % (len(body[at : at + 7000]), body[at : at + 7000]) for at in range(0, len(body), 7000)
+            )
+            + b"0\r\n\r\n"
+        )
     else:
         sent = request_bytes("POST", "/upload", body=body)
     async with connect(beside) as raw:
@@ -324,6 +328,21 @@ async def test_large_page_arrives_whole(beside: int) -> None:
     async with connect(beside) as raw:
         assert len((await raw.request("GET", "/large")).body) == 5_000_000
         assert (await raw.request("GET", "/")).status == 200
+
+
+async def test_client_that_never_reads_a_large_page_is_ended(mounted: Mounted) -> None:
+    """What hypercorn shields from cancellation ends by the stall timeout, and gives back its task and descriptor."""
+    async with running(app=mounted.app, write_stall_timeout_seconds=0.2, send_buffer_bytes=8192) as server:
+        port = server.address[1]
+        async with connect(port) as raw:
+            assert (await raw.request("GET", "/large")).status == 200
+        async with leaving_nothing_behind():
+            async with connect(port, receive_buffer=8192) as raw:
+                await raw.send(request_bytes("GET", "/large"))
+                assert (await raw.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                await trio.sleep(0.5)  # reads nothing for longer than it may
+                assert len(await raw.read_to_end()) < 5_000_000
+                assert raw.was_reset
 
 
 async def test_fault_of_the_application_is_a_500_and_nothing_else(beside: int) -> None:

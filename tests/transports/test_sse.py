@@ -63,7 +63,9 @@ async def test_message_is_an_event_on_one_line_with_an_id(server: Server, port: 
     """Line feeds in a payload's layout do not break the stream; text keeps its own."""
     async with open_events(port, "topic=room:a") as peer, connect(port) as back_end:
         body = b'{"topic": "room:a",\n "data": {\r\n"text": "one\\ntwo"\n}}'
-        assert (await back_end.request("POST", "/api/v1/publish", headers={"X-Api-Key": "key"}, body=body)).status == 200
+        assert (
+            await back_end.request("POST", "/api/v1/publish", headers={"X-Api-Key": "key"}, body=body)
+        ).status == 200
         event = await peer.receive_type("message")
         assert event.data["data"] == {"text": "one\ntwo"}
         assert event.id is not None
@@ -210,7 +212,9 @@ async def test_shutdown_is_told_with_the_time_to_come_back() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_stream_that_cannot_be_is_refused_by_http(server: Server, port: int, query: str, status: int, code: str) -> None:
+async def test_stream_that_cannot_be_is_refused_by_http(
+    server: Server, port: int, query: str, status: int, code: str
+) -> None:
     """An error with the same JSON as everywhere, nothing of a stream, and no subscription left behind."""
     response = await refusal_of(port, query)
     assert (response.status, response.json()["code"]) == (status, code)

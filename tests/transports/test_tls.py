@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The settings that turn TLS on."""
     folder: Path = tmp_path_factory.mktemp("tls")
     issued = authority.issue_cert("localhost", "127.0.0.1")
     issued.private_key_pem.write_to_path(folder / "key.pem")
     for blob in issued.cert_chain_pems:
         blob.write_to_path(folder / "certificate.pem", append=True)
-    yield {"tls_certificate": str(folder / "certificate.pem"), "tls_key": str(folder / "key.pem")}
+    return {"tls_certificate": str(folder / "certificate.pem"), "tls_key": str(folder / "key.pem")}
 
 
 @pytest.fixture
@@ -123,7 +123,12 @@ async def test_http_2_is_not_offered(secure: Server, trusting: ssl.SSLContext) -
 
 @pytest.mark.parametrize(
     "sent",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\x00" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 70000],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x00\x05hello",
+        b"\x00" * 100,
+        b"\x16\x03\x01\xff\xff" + b"x" * 70000,
+    ],
     ids=["plain_http", "bad_hello", "zeros", "endless_hello"],
 )
 async def test_what_is_not_tls_is_ended_and_nobody_else_notices(
@@ -137,7 +142,9 @@ async def test_what_is_not_tls_is_ended_and_nobody_else_notices(
         await witness.barrier()
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01"], ids=["nothing", "byte", "half_hello"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01"], ids=["nothing", "byte", "half_hello"]
+)
 async def test_stalled_tls_handshake_is_ended_in_time(secure: Server, trusting: ssl.SSLContext, sent: bytes) -> None:
     """A peer that begins a handshake and goes silent holds its place only for the request timeout."""
     async with open_websocket(secure.address[1], tls=trusting) as witness:
@@ -161,7 +168,9 @@ async def test_reset_in_the_middle_of_a_secure_conversation_leaves_nothing(
         await eventually(lambda: not secure.connections)
 
 
-async def test_stopped_reader_over_tls_gets_what_its_gaps_leave(files: dict[str, str], trusting: ssl.SSLContext) -> None:
+async def test_stopped_reader_over_tls_gets_what_its_gaps_leave(
+    files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
     """Back-pressure and its accounts are the same behind TLS."""
     async with (
         running(**files, outbox_messages=20, send_buffer_bytes=8192) as server,

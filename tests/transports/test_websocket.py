@@ -142,9 +142,7 @@ async def test_recover_after_a_position_replays_the_rest_and_goes_live(port: int
         for number in range(5):
             published = await writer.command("publish", topic="room:a", data=number)
         async with open_websocket(port) as peer:
-            reply = await peer.command(
-                "subscribe", topic="room:a", recover={"epoch": published["epoch"], "offset": 2}
-            )
+            reply = await peer.command("subscribe", topic="room:a", recover={"epoch": published["epoch"], "offset": 2})
             assert (reply["recovered"], reply["replayed"], reply["offset"]) == ("full", 3, 5)
             await writer.command("publish", topic="room:a", data=5)
             assert [(await peer.receive_type("message"))["offset"] for _ in range(4)] == [3, 4, 5, 6]
@@ -173,9 +171,7 @@ async def test_history_is_paged_without_subscribing(port: int) -> None:
     async with open_websocket(port) as peer:
         for number in range(5):
             published = await peer.command("publish", topic="room:a", data=number)
-        page = await peer.command(
-            "history", topic="room:a", after={"epoch": published["epoch"], "offset": 1}, limit=2
-        )
+        page = await peer.command("history", topic="room:a", after={"epoch": published["epoch"], "offset": 1}, limit=2)
         assert [message["offset"] for message in page["messages"]] == [2, 3]
         assert page["offset"] == 5
 
@@ -323,7 +319,9 @@ async def test_bad_token_in_the_handshake_is_401_in_json_before_the_upgrade(head
         assert (body["type"], body["code"]) == ("error", code)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "https://localhost", "http://[bad"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost:1", "https://localhost", "http://[bad"]
+)
 async def test_page_from_elsewhere_is_403(port: int, origin: str) -> None:
     """Another origin, the null origin, another port or scheme: refused before the upgrade."""
     status, body = await refusal_of(port, headers=[f"Origin: {origin}"])
@@ -462,7 +460,7 @@ CONVERSATION = [
 async def test_reset_at_any_point_of_the_conversation_leaves_nothing(
     server: Server, port: int, steps: int, cut: str
 ) -> None:
-    """However far the talk had got, and in the middle of a frame: others go on, tasks and descriptors are given back."""
+    """However far the talk had got, also within a frame: others go on, tasks and descriptors are given back."""
     async with open_websocket(port) as witness:
         await witness.command("subscribe", topic="room:reset")
         async with leaving_nothing_behind():
@@ -508,9 +506,9 @@ async def test_shutdown_tells_every_peer_and_spreads_their_return() -> None:
                     codes.append(closed.code)
                     waits.add(pushes[-1]["retry_after"])
 
-            for _ in range(10):
+            for _ in range(150):
                 nursery.start_soon(live)
-            await eventually(lambda: len(peers) == 10)
-    assert codes == [4100] * 10
-    assert len(waits) > 1
+            await eventually(lambda: len(peers) == 150)
+    assert codes == [4100] * 150
+    assert len(waits) > 20
     assert all(0 < wait <= 10 for wait in waits)

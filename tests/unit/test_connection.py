@@ -58,9 +58,7 @@ async def test_connection_that_arrives_subscribed_is_told_before_the_messages(au
             await engine.publish("room:a", 4)
             await settle()
             assert [brief(push) for push in peer.received[:5]] == ["welcome", "subscribed", 2, 3, 4]
-            assert peer.received[0]["topics"] == [
-                {"topic": "room:a", "epoch": peer.received[1]["epoch"], "offset": 3}
-            ]
+            assert peer.received[0]["topics"] == [{"topic": "room:a", "epoch": peer.received[1]["epoch"], "offset": 3}]
 
 
 async def test_connection_that_arrives_with_a_refused_subscription_does_not_begin(autojump_clock):
@@ -207,7 +205,7 @@ async def test_idle_peer_is_closed_although_it_pings(autojump_clock):
 
 async def test_stalled_write_is_closed(autojump_clock):
     """A backlog that moves no byte is 4101; one that moves a little is not."""
-    async with open_engine(settings(write_stall_timeout_seconds=20, outbox_messages=10)) as engine:
+    async with open_engine(settings(write_stall_timeout_seconds=20, ping_interval_seconds=1e6)) as engine:
         async with connect(engine, buffer_bytes=200) as peer:
             await peer.command("subscribe", topic="room:a")
             peer.stall()
@@ -251,7 +249,13 @@ async def test_confirmation_of_a_batch_comes_before_the_messages(autojump_clock)
         ]
         reply = await peer.command("batch", commands=commands)
         await settle()
-        assert [part["type"] for part in reply["replies"]] == ["subscribed", "published", "subscribed", "error", "error"]
+        assert [part["type"] for part in reply["replies"]] == [
+            "subscribed",
+            "published",
+            "subscribed",
+            "error",
+            "error",
+        ]
         assert [push["type"] for push in peer.received] == ["welcome", "batch", "message", "message", "message"]
 
 
@@ -485,7 +489,10 @@ async def test_history_is_shown_in_pages(autojump_clock):
         after = {"epoch": page["epoch"], "offset": 3}
         rest = await peer.command("history", topic="room:a", after=after)
         assert [push["offset"] for push in page["messages"]] == [1, 2, 3]
-        assert [(push["data"], push["event"], push["key"]) for push in rest["messages"]] == [(3, "e", "k"), (4, "e", "k")]
+        assert [(push["data"], push["event"], push["key"]) for push in rest["messages"]] == [
+            (3, "e", "k"),
+            (4, "e", "k"),
+        ]
 
 
 async def test_stats_tell_the_peer_its_counters(autojump_clock):

@@ -125,7 +125,9 @@ def test_read_at_the_edge_of_history_is_full():
     assert offsets(filled(10, most=3).read(Since(Position("e1", 7)), 3)) == [8, 9, 10]
 
 
-@pytest.mark.parametrize(("last", "limit", "found"), [(3, 100, [8, 9, 10]), (50, 100, list(range(1, 11))), (5, 2, [9, 10])])
+@pytest.mark.parametrize(
+    ("last", "limit", "found"), [(3, 100, [8, 9, 10]), (50, 100, list(range(1, 11))), (5, 2, [9, 10])]
+)
 def test_read_of_the_newest_gives_as_many_as_there_are(last, limit, found):
     """The newest N, at most as many as the limit allows."""
     assert offsets(filled(10).read(Since(last=last), limit)) == found
@@ -183,7 +185,9 @@ def test_empty_cursor_names_no_topic():
     assert decode_cursor("") == {}
 
 
-@pytest.mark.parametrize("text", ["x", "a!b", "a!b!c", "a!b!-1", "a!b!1!2", "~", "a!b!1~", "a!b!٣", "a!b!" + "9" * 20, "a!b!1.5"])
+@pytest.mark.parametrize(
+    "text", ["x", "a!b", "a!b!c", "a!b!-1", "a!b!1!2", "~", "a!b!1~", "a!b!٣", "a!b!" + "9" * 20, "a!b!1.5"]
+)
 def test_garbage_for_a_cursor_is_refused(text):
     """Text that no server wrote is a bad request."""
     with pytest.raises(CommandError, match="BAD_REQUEST"):

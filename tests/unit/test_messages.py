@@ -140,7 +140,9 @@ def test_unknown_type_has_a_code_of_its_own():
     assert (error.code, error.command_id) == ("UNKNOWN_TYPE", "x")
 
 
-@pytest.mark.parametrize("identity", [b"null", b"1.5", b"[]", b"{}", b"true", b'"' + b"x" * 129 + b'"', b"9" * 5000, b"1e999"])
+@pytest.mark.parametrize(
+    "identity", [b"null", b"1.5", b"[]", b"{}", b"true", b'"' + b"x" * 129 + b'"', b"9" * 5000, b"1e999"]
+)
 def test_id_that_cannot_be_repeated_is_refused_without_one(identity):
     """An id is an integer or a short text; an error for another has none."""
     error = refused(b'{"type":"ping","id":' + identity + b"}")
@@ -220,7 +222,9 @@ def test_subscribe_object_of_a_url_is_a_subscribe_command():
     )
 
 
-@pytest.mark.parametrize("text", [b"", b"5", b"{}", b'{"topic":5}', b'{"topic":"\xff"}', b"[" * 30_000, b'{"topic":"a","mode":"x"}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"5", b"{}", b'{"topic":5}', b'{"topic":"\xff"}', b"[" * 30_000, b'{"topic":"a","mode":"x"}']
+)
 def test_wrong_subscribe_object_is_refused(text):
     """Whatever is wrong with it, it is a bad request."""
     with pytest.raises(CommandError, match="not a subscribe object"):

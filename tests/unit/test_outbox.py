@@ -303,9 +303,7 @@ def test_control_messages_go_first():
     assert kit.drain() == ["pong", 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("frame", "fitting"), [(b"x", MAX_CONTROL_MESSAGES), (b"x" * 1024, MAX_CONTROL_BYTES // 1024)]
-)
+@pytest.mark.parametrize(("frame", "fitting"), [(b"x", MAX_CONTROL_MESSAGES), (b"x" * 1024, MAX_CONTROL_BYTES // 1024)])
 def test_control_queue_over_its_bounds_ends_the_peer(frame, fitting):
     """A peer that never reads its replies is overloaded, whether they are many or large."""
     kit = OutboxKit()
@@ -531,7 +529,9 @@ def test_any_history_of_an_outbox_keeps_order_bounds_and_sum(options, steps, max
                 continue
             run = run_of(
                 *[
-                    publication(offset, topic=subscription.topic, key=str(offset % 3), data=b'"' + b"x" * step[3] + b'"')
+                    publication(
+                        offset, topic=subscription.topic, key=str(offset % 3), data=b'"' + b"x" * step[3] + b'"'
+                    )
                     for offset in range(first, published[number] + 1)
                 ]
             )

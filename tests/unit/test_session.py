@@ -81,7 +81,9 @@ def test_command_that_may_not_be_done_is_refused_with_its_code(kind, members, us
     assert (decision.id, decision.error.code) == (1, code)
 
 
-@pytest.mark.parametrize(("topic", "user"), [("user:7", "7"), ("symbol:600519", None), ("room:b", "8"), ("global", "7")])
+@pytest.mark.parametrize(
+    ("topic", "user"), [("user:7", "7"), ("symbol:600519", None), ("room:b", "8"), ("global", "7")]
+)
 def test_topic_that_is_allowed_is_accepted(topic, user):
     """Owners, anybody, those who are logged in."""
     assert isinstance(session(user=user).decide(text("subscribe", topic=topic)), Accepted)

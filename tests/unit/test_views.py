@@ -80,7 +80,9 @@ def test_shows_agrees_with_text():
     topic=st.text(st.characters(codec="utf-8"), max_size=20),
     event=st.none() | st.text(st.characters(codec="utf-8"), max_size=20),
     key=st.none() | st.text(st.characters(codec="utf-8"), max_size=20),
-    data=st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5), st.lists, max_leaves=5),
+    data=st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5), st.lists, max_leaves=5
+    ),
 )
 def test_message_text_is_one_line_of_json_with_all_members(topic, event, key, data):
     """The text put together by hand is what an encoder would write."""

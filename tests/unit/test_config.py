@@ -1,0 +1,181 @@
+"""Settings: sources, precedence, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from realtime.config import Settings, describe, load_settings, with_overrides
+from realtime.errors import ConfigurationError
+from realtime.topics import Access, Mode, Overflow
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Writes a file of settings and returns its path."""
+
+    def write(text: str):
+        path = tmp_path / "realtime.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_are_safe():
+    """Loopback, nobody anonymous, no keys."""
+    settings = load_settings(environ={})
+    assert settings == Settings()
+    assert (settings.host, settings.anonymous, settings.api_keys) == ("127.0.0.1", False, ())
+
+
+def test_later_source_wins(toml):
+    """File, then environment, then arguments."""
+    path = toml('host = "file"\nport = 1\nmax_topics = 2\n')
+    environ = {"REALTIME_PORT": "2", "REALTIME_MAX_TOPICS": "3", "OTHER": "x"}
+    settings = load_settings(path, environ=environ, max_topics=4)
+    assert (settings.host, settings.port, settings.max_topics) == ("file", 2, 4)
+
+
+def test_environment_of_the_process_is_read(monkeypatch):
+    """Unless another is given."""
+    monkeypatch.setenv("REALTIME_PORT", "8123")
+    assert load_settings().port == 8123
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("PORT", "0", 0),
+        ("DEV", "true", True),
+        ("DEV", "Off", False),
+        ("ALLOW_ANONYMOUS", "1", True),
+        ("GRACE_SECONDS", "2.5", 2.5),
+        ("IDLE_TIMEOUT_SECONDS", "60", 60.0),
+        ("ORIGINS", "https://a.example, https://b.example,", ("https://a.example", "https://b.example")),
+        ("TLS_CERTIFICATE", None, None),
+    ],
+)
+def test_text_of_the_environment_becomes_the_type_of_the_setting(name, text, value):
+    """Numbers, flags, lists."""
+    environ = {} if text is None else {f"REALTIME_{name}": text}
+    assert getattr(load_settings(environ=environ), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "fragments"),
+    [
+        ({"port": 70000}, ["port = 70000", "arguments", "<= 65535"]),
+        ({"port": -1}, ["port = -1", ">= 0"]),
+        ({"port": "many"}, ["port = 'many'", "whole number"]),
+        ({"port": 1.5}, ["port = 1.5", "whole number"]),
+        ({"port": True}, ["port = True", "whole number"]),
+        ({"port": None}, ["port = None", "whole number"]),
+        ({"grace_seconds": "long"}, ["grace_seconds = 'long'", "a number"]),
+        ({"grace_seconds": -1}, ["grace_seconds = -1", ">= 0"]),
+        ({"ping_interval_seconds": 0}, ["ping_interval_seconds = 0", "> 0"]),
+        ({"idle_timeout_seconds": 0}, ["idle_timeout_seconds = 0", "> 0"]),
+        ({"dev": "perhaps"}, ["dev = 'perhaps'", "true or false"]),
+        ({"origins": 5}, ["origins = 5", "list of texts"]),
+        ({"origins": [5]}, ["origins = [5]", "list of texts"]),
+        ({"host": 5}, ["host = 5", "a text"]),
+        ({"kinds": 5}, ["kinds = 5", "a table"]),
+        ({"colour": "blue"}, ["colour", "arguments", "no such setting"]),
+    ],
+)
+def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(given, fragments):
+    """The operator can mend it from the message alone."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, **given)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fragments"),
+    [
+        ({"room": 5}, ["kinds.room = 5", "table"]),
+        ({"room": {"colour": 1}}, ["kinds.room.colour", "no such option", "history_messages"]),
+        ({"room": {"overflow": "burst"}}, ["kinds.room.overflow = 'burst'", "drop_oldest", "block"]),
+        ({"room": {"mode": "some"}}, ["kinds.room.mode = 'some'", "latest"]),
+        ({"room": {"join": "friends"}}, ["kinds.room.join = 'friends'", "anyone"]),
+        ({"room": {"history_messages": -1}}, ["kinds.room", "history_messages", ">= 0"]),
+        ({"room": {"history_age_seconds": "long"}}, ["kinds.room", "str"]),
+        ({"room": {"pattern": "["}}, ["kinds.room", "pattern", "regular expression"]),
+        ({"Room": {}}, ["kinds.Room", "name"]),
+    ],
+)
+def test_wrong_option_of_a_kind_is_refused_with_its_name(kinds, fragments):
+    """Kinds are settings, too."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, kinds=kinds)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["REALTIME_COLOUR", "REALTIME_KINDS"])
+def test_unknown_variable_is_refused_by_its_own_name(variable):
+    """A typing error does not pass for a default."""
+    with pytest.raises(ConfigurationError, match=variable):
+        load_settings(environ={variable: "x"})
+
+
+def test_wrong_secret_is_not_shown():
+    """Keys do not reach the log by way of an error."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, api_keys=["fine", 12345])
+    assert "api_keys = ***" in str(caught.value)
+    assert "12345" not in str(caught.value)
+
+
+def test_secret_is_not_in_the_representation():
+    """Nor by way of a debugger's print."""
+    assert "hush" not in repr(load_settings(environ={"REALTIME_API_KEYS": "hush"}))
+
+
+def test_half_a_certificate_is_refused():
+    """Both files or none."""
+    with pytest.raises(ConfigurationError, match="together"):
+        Settings(tls_certificate="cert.pem")
+
+
+def test_file_that_cannot_be_read_is_refused_with_its_name(tmp_path, toml):
+    """Missing, or not TOML."""
+    with pytest.raises(ConfigurationError, match=r"missing\.toml: No such file"):
+        load_settings(tmp_path / "missing.toml", environ={})
+    with pytest.raises(ConfigurationError, match=r"realtime\.toml: not TOML"):
+        load_settings(toml("port ="), environ={})
+    with pytest.raises(ConfigurationError, match=r"port = 'x' .*realtime\.toml"):
+        load_settings(toml('port = "x"'), environ={})
+
+
+def test_kinds_of_a_file_change_the_built_in_ones(toml):
+    """A table per kind; a new name makes a new kind."""
+    settings = load_settings(
+        toml('[kinds.room]\noverflow = "block"\n[kinds.news]\njoin = "anyone"\nmode = "latest"\n'), environ={}
+    )
+    kinds = settings.all_kinds()
+    assert kinds.split("room:a")[0].overflow is Overflow.BLOCK
+    assert kinds.split("news:a")[0].mode is Mode.LATEST
+
+
+def test_dev_opens_rooms_and_symbols_and_nothing_else():
+    """For trying things out."""
+    kinds = Settings(dev=True).all_kinds()
+    opened = {kind.name for kind in kinds if kind.publish is Access.ANYONE}
+    assert opened == {"room", "symbol"}
+    assert Settings(dev=True).anonymous
+    assert Settings(allow_anonymous=True).anonymous
+
+
+def test_overrides_are_checked_like_the_rest():
+    """A copy with changes."""
+    assert with_overrides(Settings(), port=1).port == 1
+    with pytest.raises(ConfigurationError, match="port"):
+        with_overrides(Settings(), port="x")
+
+
+def test_every_setting_is_described():
+    """The reference page shows what there is."""
+    described = {name: (wanted, default) for name, wanted, default in describe()}
+    assert described["port"] == ("int", 8000)
+    assert set(described) == set(Settings.__annotations__)

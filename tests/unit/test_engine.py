@@ -1,0 +1,64 @@
+"""The engine's own business: statistics, refusals, a broker of one's own."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from realtime import CommandError, MemoryBroker, Settings, open_engine
+from realtime.testing import connect
+from realtime.topics import Kinds
+
+settle = trio.testing.wait_all_tasks_blocked
+
+
+async def test_statistics_count_everything(autojump_clock):
+    """Connections by transport, topics, deliveries; also of subscribers that have gone."""
+    async with open_engine(Settings(dev=True)) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic="room:a", fields=["x"])
+        async with engine.subscribe("room:a") as messages:
+            await engine.publish("room:a", {"x": 1})
+            await engine.publish("room:a", {"y": 1})
+            await settle()
+            assert [(await anext(messages)).offset for _ in range(2)] == [1, 2]
+            topic = engine.hub.topic_statistics("room:a")
+            assert (topic.subscribers, topic.delivered, topic.filtered) == (2, 3, 1)
+        engine.refuse("origin")
+        engine.refuse("origin")
+        await trio.sleep(10)
+        statistics = engine.statistics()
+        assert (statistics.connections, statistics.transports, statistics.refused) == (1, {"memory": 1}, {"origin": 2})
+        assert statistics.uptime_seconds == pytest.approx(10)
+        hub = statistics.hub
+        assert (hub.topics, hub.subscriptions, hub.published, hub.delivered, hub.filtered) == (1, 1, 2, 3, 1)
+        assert (hub.ingress_messages, hub.ingress_bytes, hub.held_topics, hub.dropped) == (0, 0, 0, {})
+        assert engine.hub.topic_statistics("room:b") is None
+        peer.hang_up()
+        await peer.wait_closed()
+        assert engine.statistics().hub.delivered == 3
+        assert engine.hub.topic_statistics("room:a") is None
+
+
+async def test_broker_that_is_given_is_used(autojump_clock):
+    """Also while it knows no topics."""
+    broker = MemoryBroker(Kinds(), now_ms=lambda: 42)
+    async with open_engine(Settings(dev=True), broker=broker) as engine, engine.subscribe("room:a") as messages:
+        await engine.publish("room:a", 1)
+        assert (await anext(messages)).time == 42
+        assert len(broker) == 1
+
+
+async def test_subscription_of_an_invalid_topic_is_refused_at_once(autojump_clock):
+    """Before the block is entered."""
+    async with open_engine() as engine:
+        with pytest.raises(CommandError, match="INVALID_TOPIC"):
+            engine.subscribe("nosuch:a")
+
+
+async def test_engine_that_has_ended_refuses_to_publish(autojump_clock):
+    """Nobody would hear it."""
+    async with open_engine() as engine:
+        pass
+    with pytest.raises(CommandError, match="UNAVAILABLE"):
+        await engine.publish("global", 1)
