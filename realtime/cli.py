@@ -98,8 +98,8 @@ async def _serve(settings: Settings) -> None:
         async with open_server(settings) as server:
             click.echo(f"Serving on {server.url}")
             await run_until_signalled(server)
-    except* ConfigurationError as errors:
-        _fail(errors)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
 
 
 async def _demo(settings: Settings) -> None:
@@ -111,15 +111,8 @@ async def _demo(settings: Settings) -> None:
                 nursery.start_soon(_tick, server)
                 await run_until_signalled(server)
                 nursery.cancel_scope.cancel()
-    except* ConfigurationError as errors:
-        _fail(errors)
-
-
-def _fail(errors: BaseExceptionGroup[ConfigurationError]) -> None:
-    leaf: BaseException = errors
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    raise click.ClickException(str(leaf))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
 
 
 async def _tick(server: Server) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -34,7 +34,7 @@ from realtime.topics import Mode, Overflow
 if TYPE_CHECKING:
     from realtime.connection import Connection
 
-__all__ = ["Engine", "EngineStatistics", "open_engine"]
+__all__ = ["Engine", "EngineStatistics", "lone_exceptions_bare", "open_engine"]
 
 
 @frozen
@@ -152,7 +152,27 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """Run an engine for the length of a block."""
     engine = Engine(settings or Settings(), broker=broker, authenticate=authenticate)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        yield engine
-        nursery.cancel_scope.cancel()
+    with lone_exceptions_bare():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def lone_exceptions_bare() -> Iterator[None]:
+    """Let a single exception out as it is, not as a group of one.
+
+    The nurseries behind `open_engine` and `open_server` are not their user's business: a ``ValueError`` in the block is
+    caught with ``except ValueError``. Several at once stay a group.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        if isinstance(lone, BaseExceptionGroup):
+            raise
+        # From itself: keeps its own cause and traceback, without the group as a context.
+        raise lone from lone.__cause__  # noqa: ASYNC123

@@ -30,7 +30,7 @@ __all__ = ["CHUNK_BYTES", "Outbox"]
 #: What one write takes at the most, unless a single run is larger. What a write took is no longer ours to drop
 #: or to conflate, so this also bounds how stale a slow reader's next bytes can be.
 CHUNK_BYTES = 64 * 1024
-#: Messages of history that are encoded at a time.
+#: Messages of history that are encoded at a time, unless a quarter of a chunk is reached before.
 REPLAY_SLICE = 32
 #: Replies and notices that may wait. A peer that sends commands and never reads the answers reaches it.
 MAX_CONTROL_MESSAGES = 2000
@@ -368,8 +368,12 @@ class Outbox:
         """Encode the next slice of history of which this view shows anything, else go on to the queue."""
         replay = subscription.replay
         while replay:
-            slice_ = replay[:most]
-            del replay[:most]
+            count = size = 0
+            while count < min(most, len(replay)) and size < CHUNK_BYTES // 4:
+                size += len(replay[count].data)
+                count += 1
+            slice_ = replay[:count]
+            del replay[:count]
             run = encode_run(subscription.view, self.wire.framing, subscription.epoch, slice_)
             seen = 0 if run is None else run.count
             subscription.filtered += len(slice_) - seen

@@ -27,7 +27,7 @@ from realtime.auth import Authenticate
 from realtime.broker import Broker
 from realtime.closing import SHUTTING_DOWN, with_jitter
 from realtime.config import Settings, load_settings, with_overrides
-from realtime.engine import Engine
+from realtime.engine import Engine, lone_exceptions_bare
 from realtime.errors import ConfigurationError
 from transports.front import Front
 from transports.http.app import make_app
@@ -93,22 +93,23 @@ async def open_server(
     server.address = listener.socket.getsockname()[:2]
     application = Application(beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds)
     front = Front(server, application.serve, tls=tls)
-    async with trio.open_nursery() as services:
-        await services.start(server.run)
-        await services.start(application.run)
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as listening:
-                await listening.start(_accept, front, listener, connections)
-                yield server
-                listening.cancel_scope.cancel()
-            # From out here: within the scope that ended the listeners, the goodbyes would be cancelled too.
-            front.drain()
-            connections.start_soon(_end_stuck, front, connections, settings.grace_seconds)
-            await server.drain()
-            while front.open_connections:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            connections.cancel_scope.cancel()
-        services.cancel_scope.cancel()
+    with lone_exceptions_bare():
+        async with trio.open_nursery() as services:
+            await services.start(server.run)
+            await services.start(application.run)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as listening:
+                    await listening.start(_accept, front, listener, connections)
+                    yield server
+                    listening.cancel_scope.cancel()
+                # From out here: within the scope that ended the listeners, the goodbyes would be cancelled too.
+                front.drain()
+                connections.start_soon(_end_stuck, front, connections, settings.grace_seconds)
+                await server.drain()
+                while front.open_connections:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                connections.cancel_scope.cancel()
+            services.cancel_scope.cancel()
 
 
 async def _accept(

@@ -5,6 +5,12 @@ Run it with ``python tests/echo.py --port 0``; it prints its port. Text and bina
 
 from __future__ import annotations
 
+import sys
+
+if not __package__:
+    # Run as a script, it would find the tests of `transports` beside it and not the package.
+    del sys.path[0]
+
 import click
 import trio
 

@@ -1,4 +1,4 @@
-"""Small things that the tests of several modules need: publications, outboxes on a wire in memory, a clock-free peer."""
+"""Small things that the tests of several modules need: publications, outboxes, wires without a clock."""
 
 from __future__ import annotations
 

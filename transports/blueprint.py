@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterable
 
 import trio
-from quart import Blueprint, Request, Response, Websocket, current_app, request, websocket
+from quart import Blueprint, Response, Websocket, current_app, request, websocket
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
@@ -22,7 +22,7 @@ from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireBroken
 from realtime.wire import Framing, LineFraming, Receiver
-from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
+from transports.credentials import SUBPROTOCOL, HeaderMap, allowed_origin, cors_headers, identify
 from transports.events import (
     EVENT_STREAM_HEADERS,
     KEEP_ALIVE_SECONDS,
@@ -58,7 +58,7 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
     async def serve_websocket() -> Response | None:
         # The object behind the proxy: the connection's tasks use it, and they have no request context.
         peer: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-        head = _QuartHead(peer)
+        head = HeaderMap(peer.headers)
         try:
             allowed_origin(engine, head, tls=peer.scheme in ("wss", "https"))
             identity = await identify(engine, head, peer.requested_subprotocols)
@@ -78,7 +78,7 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
 
     @blueprint.get("/sse")
     async def serve_sse() -> Response:
-        head = _QuartHead(request)
+        head = HeaderMap(request.headers)
         origin = None
         try:
             origin = allowed_origin(engine, head, tls=request.scheme == "https")
@@ -123,16 +123,6 @@ async def _run_event_stream(
         await connection.run(wishes)
     except CommandError as error:
         task_status.started(error)
-
-
-class _QuartHead:
-    """A Quart request as `transports.credentials` looks at it."""
-
-    def __init__(self, source: Websocket | Request) -> None:
-        self._headers = source.headers
-
-    def header(self, name: bytes) -> str | None:
-        return self._headers.get(name.decode())
 
 
 def _error(error: CommandError, headers: dict[str, str] | None = None) -> Response:

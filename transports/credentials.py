@@ -11,7 +11,7 @@ from realtime.auth import ANONYMOUS, Identity
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
 
-__all__ = ["SUBPROTOCOL", "Head", "allowed_origin", "cors_headers", "has_api_key", "identify"]
+__all__ = ["SUBPROTOCOL", "Head", "HeaderMap", "allowed_origin", "cors_headers", "has_api_key", "identify"]
 
 SUBPROTOCOL = "realtime.v1"
 _BEARER_SUBPROTOCOL = "bearer."
@@ -23,6 +23,25 @@ class Head(Protocol):
     def header(self, name: bytes) -> str | None:
         """The value of a header by its name in lower case."""
         ...
+
+
+class Gettable(Protocol):
+    """Headers as web frameworks hold them: looked up without regard to case."""
+
+    def get(self, key: str, /) -> str | None:
+        """The value of a header."""
+        ...
+
+
+class HeaderMap:
+    """The headers of a request that a web framework holds, as a `Head`."""
+
+    def __init__(self, headers: Gettable) -> None:
+        self._headers = headers
+
+    def header(self, name: bytes) -> str | None:
+        """See `Head`."""
+        return self._headers.get(name.decode())
 
 
 def _bearer(request: Head) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from realtime import CommandError, Settings, open_engine
+from realtime import CommandError, Draft, Settings, open_engine
 from realtime.testing import connect
 from tests.tools import brief
 
@@ -178,3 +178,16 @@ async def test_engine_cancelled_with_a_held_topic_ends(autojump_clock):
         await fill(engine, peer)
         began = trio.current_time()
     assert trio.current_time() - began < 5
+
+
+async def test_messages_that_were_on_their_way_wait_in_their_order(autojump_clock):
+    """What is in the ingress already when a topic is held back comes behind what is held."""
+    async with open_engine(SETTINGS) as engine, connect(engine, buffer_bytes=100) as peer:
+        count = await fill(engine, peer)
+        for number in range(5):
+            await engine.broker.publish(TOPIC, Draft(b"%d" % number))
+            await settle()
+        assert engine.statistics().hub.held_topics == 1
+        peer.resume()
+        await settle()
+        assert told(peer) == list(range(1, count + 6))

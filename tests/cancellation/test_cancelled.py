@@ -13,6 +13,7 @@ from realtime import Mode, Settings, Since, closing, open_engine
 from realtime.broker import Draft, MemoryBroker
 from realtime.commands import Subscribe
 from realtime.connection import GOODBYE_SECONDS, Connection
+from realtime.errors import WireBroken
 from realtime.testing import MemoryWire, Peer, connect
 from realtime.topics import Kinds
 from tests.contract.slow_broker import SlowBroker
@@ -397,3 +398,27 @@ async def _end_many(end: str, faulty: type[MemoryWire], failing: trio.Event) -> 
         assert [client.wire.ended for client in clients] == [True] * 5
         assert nothing_left(engine)
         assert await works(engine)
+
+
+@pytest.mark.parametrize("how", ["closed", "broken"])
+async def test_connection_that_ends_during_its_welcome_leaves_nothing(how, autojump_clock):
+    """Closed by us, or its peer gone, before the conversation has begun."""
+    opening = trio.Event()
+
+    class Opening(MemoryWire):
+        async def open(self):
+            await opening.wait()
+            if how == "broken":
+                raise WireBroken
+
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        client = Client(engine, wire=Opening())
+        nursery.start_soon(client.run, [Subscribe(TOPIC)])
+        await settle()
+        if how == "closed":
+            client.connection.close(closing.SHUTTING_DOWN)
+        opening.set()
+        await settle()
+        assert client.wire.ended
+        assert client.connection.reason is (closing.SHUTTING_DOWN if how == "closed" else closing.GONE)
+        assert nothing_left(engine)

@@ -1,4 +1,7 @@
-"""A broker that behaves as if it were another process: every call waits, delivery has a task of its own, ranges get lost."""
+"""A broker that behaves as if it were another process.
+
+Every call waits, delivery has a task of its own, ranges get lost.
+"""
 
 from __future__ import annotations
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from realtime.engine import Engine
-from realtime.errors import ErrorCode
+from realtime.errors import CommandError, ErrorCode
+from transports.credentials import HeaderMap, has_api_key
+from transports.responses import error_body, error_headers, status_of
 
 __all__ = ["make_app"]
 
@@ -38,7 +40,15 @@ def make_app(engine: Engine) -> QuartTrio:
         return {"status": "ready"}, 200
 
     @app.get("/api/v1/stats")
-    async def stats() -> dict[str, Any]:
+    async def stats() -> Response | dict[str, Any]:
+        if not (engine.settings.dev or has_api_key(engine, HeaderMap(request.headers))):
+            error = CommandError(ErrorCode.AUTH_REQUIRED, "the statistics need an API key")
+            return Response(
+                error_body(error),
+                status_of(error),
+                content_type="application/json",
+                headers=error_headers(error),
+            )
         return attrs.asdict(engine.statistics())
 
     @app.get("/")
