@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Callable
 
 import trio
-from attrs import define, field, frozen
+from attrs import frozen
 
+from realtime.audience import Audience, TopicStatistics, Totals
 from realtime.broker import Broker
 from realtime.closing import CloseReason
 from realtime.errors import CommandError, ErrorCode
@@ -27,11 +28,11 @@ from realtime.history import Page, Position, Publication, Since, Why
 from realtime.ingress import Ingress
 from realtime.outbox import Outbox
 from realtime.subscription import Loss, Subscription
-from realtime.topics import Kind, Mode, Overflow
+from realtime.topics import Mode, Overflow
 from realtime.views import Run, View, encode_run
 from realtime.wire import Framing, Wire
 
-__all__ = ["Hub", "HubStatistics", "Joined", "TopicStatistics"]
+__all__ = ["Hub", "HubStatistics", "Joined"]
 
 TURN_MESSAGES = 64
 #: A turn's worth of bytes of one topic; a run larger than this would be a write that nobody can interrupt.
@@ -53,18 +54,6 @@ class Joined:
 
 
 @frozen
-class TopicStatistics:
-    """Counters of one topic's subscribers, present and past."""
-
-    topic: str
-    subscribers: int
-    delivered: int
-    dropped: dict[str, int]
-    conflated: int
-    filtered: int
-
-
-@frozen
 class HubStatistics:
     """Counters of the whole hub since it started."""
 
@@ -81,70 +70,16 @@ class HubStatistics:
     held_topics: int
 
 
-@define
-class _Totals:
-    """Counters of subscriptions that have ended."""
-
-    delivered: int = 0
-    conflated: int = 0
-    filtered: int = 0
-    dropped: dict[str, int] = field(factory=dict)
-
-    def add(self, other: Subscription | _Totals) -> None:
-        self.delivered += other.delivered
-        self.conflated += other.conflated
-        self.filtered += other.filtered
-        for reason, count in other.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-
-
-@define(eq=False)
-class _Audience:
-    """The subscribers of one topic, those of equal view and framing side by side."""
-
-    topic: str
-    kind: Kind
-    epoch: str = ""
-    #: The last offset that was routed here; 0 before the first.
-    routed: int = 0
-    groups: dict[tuple[View, Framing | None], dict[Subscription, None]] = field(factory=dict)
-    #: Subscriptions whose history is being read.
-    joining: set[Subscription] = field(factory=set)
-    size: int = 0
-    #: How many subscriptions have the policy ``block``.
-    blocking: int = 0
-    #: While the topic is held back: what waits to be routed.
-    held: deque[Publication] | None = None
-    #: Set when a full subscriber may have room again, or has left.
-    room: trio.Event = field(factory=trio.Event)
-    #: Set when the topic is no longer held back.
-    released: trio.Event = field(factory=trio.Event)
-    gone: _Totals = field(factory=_Totals)
-
-    def subscriptions(self) -> list[Subscription]:
-        """All of them, those that are still joining last."""
-        return [*(member for group in self.groups.values() for member in group), *self.joining]
-
-    def full(self) -> list[Subscription]:
-        """Those under ``block`` that would lose the next message."""
-        return [
-            member
-            for group in self.groups.values()
-            for member in group
-            if member.overflow is Overflow.BLOCK and member.mode is Mode.ALL and not member.outbox.has_room()
-        ]
-
-
 class Hub:
     """See the module. One for each server; given a broker, owns the ingress."""
 
     def __init__(self, broker: Broker, ingress: Ingress) -> None:
         self.broker = broker
         self.ingress = ingress
-        self._audiences: dict[str, _Audience] = {}
+        self._audiences: dict[str, Audience] = {}
         self._dirty: list[Outbox] = []
         self._published = 0
-        self._gone = _Totals()
+        self._gone = Totals()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -194,7 +129,7 @@ class Hub:
         topic = subscription.topic
         audience = self._audiences.get(topic)
         if audience is None:
-            audience = self._audiences[topic] = _Audience(topic, subscription.kind)
+            audience = self._audiences[topic] = Audience(topic, subscription.kind)
         audience.joining.add(subscription)
         subscription.waiting = deque()
         counted = False
@@ -211,7 +146,7 @@ class Hub:
             raise
         return self._join(audience, subscription, page, since)
 
-    def _join(self, audience: _Audience, subscription: Subscription, page: Page, since: Since | None) -> Joined:
+    def _join(self, audience: Audience, subscription: Subscription, page: Page, since: Since | None) -> Joined:
         """Queue the replay and what came live meanwhile; from here on the subscription is like any other."""
         outbox = subscription.outbox
         audience.epoch = subscription.epoch = page.top.epoch
@@ -307,25 +242,25 @@ class Hub:
     def _framing(subscription: Subscription) -> Framing | None:
         return subscription.outbox.wire.framing
 
-    def _admit(self, audience: _Audience, subscription: Subscription) -> None:
+    def _admit(self, audience: Audience, subscription: Subscription) -> None:
         key = (subscription.view, self._framing(subscription))
         audience.groups.setdefault(key, {})[subscription] = None
 
-    def _expel(self, audience: _Audience, subscription: Subscription) -> None:
+    def _expel(self, audience: Audience, subscription: Subscription) -> None:
         key = (subscription.view, self._framing(subscription))
         group = audience.groups[key]
         del group[subscription]
         if not group:
             del audience.groups[key]
 
-    def _drop_if_empty(self, audience: _Audience) -> None:
+    def _drop_if_empty(self, audience: Audience) -> None:
         if not audience.size and not audience.joining and audience.held is None:
             self._gone.add(audience.gone)
             self._audiences.pop(audience.topic, None)
 
     # -- routing ---------------------------------------------------------------------------------------------
 
-    def _route(self, audience: _Audience, publications: list[Publication]) -> None:
+    def _route(self, audience: Audience, publications: list[Publication]) -> None:
         """Offer publications of one topic, in order, to all its subscribers; hold them back if one must not lose."""
         if audience.held is not None:
             audience.held.extend(publications)
@@ -341,7 +276,7 @@ class Hub:
                 for publication in stretch:
                     self._deliver(audience, [publication])
 
-    def _deliver(self, audience: _Audience, publications: list[Publication]) -> None:
+    def _deliver(self, audience: Audience, publications: list[Publication]) -> None:
         if publications[0].offset > audience.routed + 1:
             self._tell_jump(audience, audience.routed + 1, publications[0].offset - 1)
         audience.routed = publications[-1].offset
@@ -360,7 +295,7 @@ class Hub:
         if audience.joining:
             self._deliver_to_joining(audience, publications)
 
-    def _deliver_to_joining(self, audience: _Audience, publications: list[Publication]) -> None:
+    def _deliver_to_joining(self, audience: Audience, publications: list[Publication]) -> None:
         encoded: dict[tuple[View, Framing | None, int], Run | None] = {}
         for member in list(audience.joining):
             if member.waiting is not None:  # its page is still being read
@@ -373,7 +308,7 @@ class Hub:
                 audience.joining.discard(member)
                 self._admit(audience, member)
 
-    def _tell_jump(self, audience: _Audience, first: int, last: int) -> None:
+    def _tell_jump(self, audience: Audience, first: int, last: int) -> None:
         """The broker could not deliver a range: every subscriber hears of it in its place."""
         for group in audience.groups.values():
             for member in group:
@@ -403,7 +338,7 @@ class Hub:
         audience = self._audiences.get(topic)
         return audience is not None and audience.held is not None
 
-    def _route_or_hold(self, audience: _Audience, publications: list[Publication]) -> None:
+    def _route_or_hold(self, audience: Audience, publications: list[Publication]) -> None:
         """Deliver one by one until a subscriber under ``block`` is full; then a task holds the rest."""
         for index, publication in enumerate(publications):
             if audience.full():
@@ -415,7 +350,7 @@ class Hub:
                 return
             self._deliver(audience, [publication])
 
-    async def _hold(self, audience: _Audience) -> None:
+    async def _hold(self, audience: Audience) -> None:
         """Wait for room, up to the kind's deadline for each message, and deliver what was held."""
         held = audience.held
         assert held is not None
@@ -436,7 +371,7 @@ class Hub:
         self._drop_if_empty(audience)
 
     @staticmethod
-    def _room_signal(audience: _Audience, subscription: Subscription) -> Callable[[], None]:
+    def _room_signal(audience: Audience, subscription: Subscription) -> Callable[[], None]:
         def signal() -> None:
             if audience.held is not None and subscription.outbox.has_room():
                 audience.room.set()
@@ -447,14 +382,12 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """The counters, summed over all subscriptions, present and past."""
-        totals = _Totals()
+        totals = Totals()
         totals.add(self._gone)
         subscriptions = 0
         for audience in self._audiences.values():
-            totals.add(audience.gone)
+            totals.add(audience.totals())
             subscriptions += audience.size
-            for member in audience.subscriptions():
-                totals.add(member)
         return HubStatistics(
             topics=len(self._audiences),
             subscriptions=subscriptions,
@@ -472,15 +405,7 @@ class Hub:
     def topic_statistics(self, topic: str) -> TopicStatistics | None:
         """The counters of one topic; None where nobody subscribes to it."""
         audience = self._audiences.get(topic)
-        if audience is None:
-            return None
-        totals = _Totals()
-        totals.add(audience.gone)
-        for member in audience.subscriptions():
-            totals.add(member)
-        return TopicStatistics(
-            topic, audience.size, totals.delivered, dict(totals.dropped), totals.conflated, totals.filtered
-        )
+        return None if audience is None else audience.statistics()
 
 
 def _stretches(publications: list[Publication]) -> list[list[Publication]]:

@@ -1,62 +1,49 @@
-"""The hub in a Quart-Trio application that plain hypercorn serves: the application writes its own events."""
+"""The endpoints in an application that hypercorn serves."""
 
-import json
-import socket
-import urllib.request
+from collections.abc import Awaitable, Callable
 
+import hypercorn.trio
 import trio
+import trio_websocket
 from hypercorn.config import Config
-from hypercorn.trio import serve
-from quart import current_app, make_response
 from quart_trio import QuartTrio
 
-from realtime import Lost, open_engine
+from realtime import Engine, Settings
+from transports.blueprint import make_blueprint
 
-app = QuartTrio(__name__)
-
-
-@app.get("/events/<topic>")
-async def events(topic):
-    subscription = current_app.extensions["realtime"].subscribe(topic)
-
-    async def body():
-        async with subscription as messages:
-            yield b": here we go\n\n"
-            async for message in messages:
-                if isinstance(message, Lost):
-                    yield b'event: gap\ndata: {"count": %d}\n\n' % message.count
-                else:
-                    yield b"id: %d\ndata: %b\n\n" % (message.offset, json.dumps(message.data).encode())
-
-    response = await make_response(body(), {"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    response.timeout = None  # else Quart ends the stream after a minute
-    return response
+engine = Engine(Settings(dev=True))
+app = QuartTrio("workspace")
+app.register_blueprint(make_blueprint(engine))
 
 
-def read_one(url, listening):
-    """A client, to try it out: the first event that has data."""
-    with urllib.request.urlopen(url, timeout=5) as response:
-        listening()
-        return next(line for line in response if line.startswith(b"data:")).decode().strip()
+@app.get("/")
+async def home() -> str:
+    return "the application's own page"
 
 
-async def main():
-    door = socket.create_server(("127.0.0.1", 0))  # only to know the port; a program of your own says bind = "..."
-    url = f"http://127.0.0.1:{door.getsockname()[1]}/events/room:orders"
+async def main() -> None:
     config = Config()
-    config.bind = [f"fd://{door.detach()}"]
+    config.bind = ["127.0.0.1:0"]
     config.errorlog = None
-    async with open_engine() as engine, trio.open_nursery() as nursery:
-        app.extensions["realtime"] = engine
-        done = trio.Event()
-        nursery.start_soon(lambda: serve(app, config, shutdown_trigger=done.wait))
+    done = trio.Event()
+    async with trio.open_nursery() as nursery:
 
-        def listening():
-            trio.from_thread.run(engine.publish, "room:orders", {"order": 17})
+        async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
+            await hypercorn.trio.serve(app, config, shutdown_trigger=done.wait, task_status=task_status)
 
-        print(await trio.to_thread.run_sync(read_one, url, listening))
+        (url,) = await nursery.start(serve)
+        await visit(url.replace("http://", "ws://"), engine.publish)
         done.set()
 
 
-if __name__ == "__main__":
-    trio.run(main)
+async def visit(url: str, publish: Callable[[str, object], Awaitable[object]]) -> None:
+    async with trio_websocket.open_websocket_url(f"{url}/ws") as websocket:
+        await websocket.get_message()  # the welcome
+        await websocket.send_message('{"type": "subscribe", "id": 1, "topic": "room:lobby"}')
+        await websocket.get_message()  # the confirmation
+        await publish("room:lobby", "hello")
+        message = await websocket.get_message()
+        print(message[: message.index(',"time"')], "...")
+
+
+trio.run(main)
