@@ -45,6 +45,8 @@ log = structlog.get_logger("realtime")
 
 #: How long the goodbye of one connection may take when nobody said otherwise.
 GOODBYE_SECONDS = 5.0
+#: Moments within one ping interval at which beats may fall.
+BEATS_PER_INTERVAL = 100
 
 
 @frozen
@@ -252,8 +254,11 @@ class Connection:
         interval = settings.ping_interval_seconds
         patience = interval + settings.pong_timeout_seconds if wire.peer_answers else math.inf
         interval = min(interval, wire.heartbeat_interval or math.inf)
-        # Connections that came together do not ping together.
-        beat_at = trio.current_time() + interval * self.engine.random()
+        # Connections that came together do not ping together, but all beats fall on a common grid: a process that
+        # idles with thousands of connections wakes up a few times a second and not once for each beat, which is
+        # most of what idling costs.
+        grid = interval / BEATS_PER_INTERVAL
+        beat_at = math.ceil((trio.current_time() + interval * self.engine.random()) / grid) * grid
         while True:
             await trio.sleep_until(min(beat_at, wire.heard_at + patience))
             now = trio.current_time()
@@ -261,7 +266,7 @@ class Connection:
                 self.close(closing.NO_PONG)
                 return
             if now >= beat_at:
-                beat_at = now + interval
+                beat_at += interval * math.ceil((now - beat_at) / interval + 1e-9)
                 self.outbox.offer_control(wire.heartbeat(self._ping_text()))
                 self.outbox.flush()
 
