@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.bench import DRAIN_SECONDS, OPEN_SECONDS, Bench, Case, Column, Sample, Sizes, Window, Work
+from benchmarks.http_work import HttpRequests
 from benchmarks.load import Event, Load, requester_texts, subscriber_texts, visitor_texts
 from benchmarks.peers import Peer
 from benchmarks.processes import Server, ServerError, descriptor_limit
@@ -448,6 +449,7 @@ ALL: tuple[Work, ...] = (
     Idle(),
     Connects(),
     Requests(),
+    HttpRequests(),
     Stalled(),
     Scale(),
     Stop(),

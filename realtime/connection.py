@@ -9,7 +9,7 @@
     '- timeouts   while there is one to watch: login, idleness, expiry, a write that makes no progress
 
 The last two are started when there is something for them to do and end when there is not: most connections
-are idle, and a sleeping task is two to three kilobytes.
+are idle, and a sleeping task is two to three kilobytes. What the commands do is next door, in `realtime.commands`.
 
 The first to find a reason calls `Connection.close`: it names the close reason and cancels the tree. Then, within
 a deadline, the goodbye is said: the `disconnect` push, what was still queued if the peer listens, the wire's own

@@ -10,6 +10,8 @@ A turn takes all that the ingress holds (up to `TURN_MESSAGES`), routes it synch
 outboxes that became dirty, with a checkpoint every few writes. While it writes, publishers go on filling
 the ingress, so under load the turns grow and each subscriber gets many messages in one write, and
 without load a message leaves in the turn that brought it. There is no timer in this.
+
+A little long for this house: joining, routing and holding back each rely on the others having no checkpoint.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ sender owns the wire, takes chunk by chunk and waits for each, until nothing is 
 
 The round of subscriptions is served one chunk's share at a time, so a burst on one topic does not
 hold up the others of the same peer. Order is kept within a topic; control messages go first.
+
+A little long for this house: putting in and taking out keep the same sums, and are only right together.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from benchmarks.peers.adapter import (
     websocket,
 )
 
+#: What the server is told to accept, for publishing over HTTP.
+API_KEY = "bench"
+
 
 class Ours(Peer):
     name = "ours"
@@ -65,3 +68,6 @@ class Ours(Peer):
             "--port",
             str(port),
         ]
+
+    def environment(self) -> dict[str, str]:
+        return {"REALTIME_API_KEYS": API_KEY}

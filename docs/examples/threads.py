@@ -15,12 +15,7 @@ def work(publish):
 
 async def main():
     async with open_engine(Settings()) as engine, engine.subscribe("session:import") as messages:
-        token = trio.lowlevel.current_trio_token()
-
-        def publish(topic, data):
-            return engine.publisher.publish_from_thread(topic, data, token=token)
-
-        thread = threading.Thread(target=work, args=(publish,))
+        thread = threading.Thread(target=work, args=(engine.publish_from_thread,))
         thread.start()
         for _ in range(3):
             message = await anext(messages)
