@@ -128,7 +128,7 @@ class Connection:
         self.engine.connections[self.id] = self
         trace_id = ""
         try:
-            await self._wire.open()
+            self.outbox.offer_control(await self._wire.open())
             self._push("welcome", self._welcome(replies))
             for reply in replies:
                 self._push("subscribed", reply, cursor=self.outbox.cursor)

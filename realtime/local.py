@@ -57,8 +57,9 @@ class _NoWire:
     progress = 0
     heard_at = 0.0
 
-    async def open(self) -> None:
+    async def open(self) -> bytes:
         """Nobody to tell."""
+        return b""
 
     def write_nowait(self, data: bytes) -> bool:  # noqa: ARG002
         raise AssertionError("a busy wire is not written to")

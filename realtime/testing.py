@@ -65,10 +65,11 @@ class MemoryWire:
         """See `realtime.wire.Wire`."""
         return bool(self._tail)
 
-    async def open(self) -> None:
+    async def open(self) -> bytes:
         """See `realtime.wire.Wire`."""
         await trio.lowlevel.checkpoint()
         self.opened = True
+        return b""
 
     def write_nowait(self, data: bytes) -> bool:
         """See `realtime.wire.Wire`."""

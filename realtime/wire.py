@@ -99,8 +99,11 @@ class Wire(Protocol):
         """When bytes last came in from the peer, by Trio's clock."""
         ...
 
-    async def open(self) -> None:
-        """Tell the peer that it is admitted; called once, before any byte is written. Raises `WireError`."""
+    async def open(self) -> bytes:
+        """The peer is admitted: what it is to be sent before everything else, so that it leaves in the same write.
+
+        Called once, before any byte is written. Raises `WireError`.
+        """
         ...
 
     def write_nowait(self, data: bytes) -> bool:

@@ -58,7 +58,7 @@ async def _serve_connection(accepted: trio.SocketStream, *, max_message_bytes: i
             await refuse_handshake(stream, request, timeout=_SECONDS)
             return
         wire = WebSocketWire(stream, request, max_message_bytes=max_message_bytes, binary=True)
-        await wire.open()
+        await wire.write(await wire.open())
         reason = await wire.read(_Echo(wire))
         if reason.peer_listens:
             with trio.move_on_after(_SECONDS):

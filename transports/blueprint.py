@@ -185,8 +185,9 @@ class _WebsocketWire(_PatientWire):
         self._subprotocol = subprotocol
         self._max_message_bytes = max_message_bytes
 
-    async def open(self) -> None:
+    async def open(self) -> bytes:
         await self._peer.accept(subprotocol=self._subprotocol)
+        return b""
 
     @staticmethod
     def _cut(data: bytes) -> tuple[bytes, bytes]:
@@ -232,10 +233,10 @@ class _EventStreamWire(_PatientWire):
         #: Tells the request's handler that the peer is admitted.
         self.opened: object = None
 
-    async def open(self) -> None:
+    async def open(self) -> bytes:
         assert callable(self.opened)
         self.opened(None)
-        await self.write(self._retry)
+        return self._retry
 
     async def _send(self, piece: bytes) -> None:
         try:

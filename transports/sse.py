@@ -46,11 +46,11 @@ class SseWire:
         """See `realtime.wire.Wire`."""
         return self._stream.heard_at
 
-    async def open(self) -> None:
-        """Send the response head, and how long to wait before a reconnect."""
+    async def open(self) -> bytes:
+        """The response head, and how long to wait before a reconnect."""
         headers = {**EVENT_STREAM_HEADERS, "Connection": "close", **self._headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        await self._stream.send_all(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("latin-1") + first_retry(self._jitter))
+        return f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode("latin-1") + first_retry(self._jitter)
 
     async def drain(self) -> None:
         """See `realtime.wire.Wire`."""

@@ -210,10 +210,10 @@ class WebSocketWire:
         """See `realtime.wire.Wire`."""
         return self._stream.heard_at
 
-    async def open(self) -> None:
-        """Accept the upgrade."""
+    async def open(self) -> bytes:
+        """The answer that accepts the upgrade."""
         acceptance, self._acceptance = self._acceptance, b""
-        await self._answer(acceptance)
+        return acceptance
 
     async def drain(self) -> None:
         """See `realtime.wire.Wire`."""

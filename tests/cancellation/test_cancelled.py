@@ -189,8 +189,9 @@ async def test_connection_cancelled_while_it_joins_leaves_nothing(autojump_clock
 class SlowToOpen(MemoryWire):
     """A wire whose peer never finishes the handshake."""
 
-    async def open(self) -> None:
+    async def open(self) -> bytes:
         await trio.sleep_forever()
+        return b""
 
 
 class SlowToClose(MemoryWire):
@@ -410,6 +411,7 @@ async def test_connection_that_ends_during_its_welcome_leaves_nothing(how, autoj
             await opening.wait()
             if how == "broken":
                 raise WireBroken
+            return b""
 
     async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
         client = Client(engine, wire=Opening())
