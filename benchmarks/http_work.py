@@ -68,7 +68,7 @@ def ask(connection: socket.socket, request: bytes, times: int) -> int:
     for _ in range(times):
         connection.sendall(request)
         answer = connection.recv(65536)
-        while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
+        while b"\r\n\r\n" not in answer or not answer.rstrip().endswith(b"}"):
             more = connection.recv(65536)
             if not more:
                 raise OSError("the server hung up")
