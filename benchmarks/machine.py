@@ -27,7 +27,7 @@ def describe(cores: Cores, peers: Iterable[Peer]) -> list[str]:
     if not cores.apart:
         pinning = "server and load share the only core: the rates say little"
     return [
-        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {platform.release()}",
+        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {".".join(platform.release().split(".")[:2])}",
         f"- {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {pinning}",
         *(f"- {peer.title}: {peer.version()}" for peer in peers),
     ]
