@@ -26,8 +26,9 @@ def describe(cores: Cores, peers: Iterable[Peer]) -> list[str]:
     pinning = f"server on core {cores.server}, load on core {cores.load}"
     if not cores.apart:
         pinning = "server and load share the only core: the rates say little"
+    kernel = ".".join(platform.release().split(".")[:2])
     return [
-        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {".".join(platform.release().split(".")[:2])}",
+        f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {kernel}",
         f"- {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {pinning}",
         *(f"- {peer.title}: {peer.version()}" for peer in peers),
     ]
