@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 from attrs import evolve, field, fields, frozen, validators
 
 from realtime.errors import ConfigurationError
@@ -228,14 +227,6 @@ def _number(value: Any, number: type[int | float], fault: str) -> int | float:
         return number(value)
     except ValueError:
         raise TypeError(fault) from None
-
-
-def describe() -> list[tuple[str, str, Any]]:
-    """Name, type and default of every setting, for the reference page."""
-    return [
-        (attribute.name, str(attribute.type), None if attribute.default is attrs.NOTHING else attribute.default)
-        for attribute in fields(Settings)
-    ]
 
 
 def with_overrides(settings: Settings, **overrides: Any) -> Settings:

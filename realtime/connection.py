@@ -122,7 +122,7 @@ class Connection:
         self.outbox.corked = True
         try:
             replies = [await self.join(wish) for wish in subscribe or ()]
-        except BaseException:
+        except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
             self._leave()
             raise
         self.engine.connections[self.id] = self
@@ -147,7 +147,7 @@ class Connection:
                     self.outbox.corked = True
         except WireError:
             self.close(closing.GONE)
-        except Exception:
+        except Exception:  # a bug: it ends this connection and no other
             trace_id = secrets.token_hex(8)
             log.exception("connection failed", connection=self.id, trace_id=trace_id)
             self.close(closing.INTERNAL)
@@ -330,7 +330,7 @@ class Connection:
             return await ACTIONS[type(command)](self, command)
         except CommandError as error:
             return error_reply(command.id, error)
-        except Exception:
+        except Exception:  # a bug in one command: the peer is told, the log has the rest, the connection lives on
             trace_id = secrets.token_hex(8)
             log.exception("command failed", connection=self.id, command=type(command).__name__, trace_id=trace_id)
             failure = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")

@@ -22,6 +22,7 @@ from attrs import frozen
 
 from realtime.auth import Authenticate, Identity
 from realtime.broker import Broker, MemoryBroker
+from realtime.closing import SHUTTING_DOWN, with_jitter
 from realtime.config import Settings
 from realtime.errors import CommandError, ErrorCode
 from realtime.history import Position, Since
@@ -127,6 +128,14 @@ class Engine:
             since=since,
             max_messages=max_messages or self.settings.outbox_messages,
         )
+
+    async def drain(self) -> None:
+        """Tell every peer to come back later; their connections then say goodbye by themselves."""
+        self.draining = True
+        for count, connection in enumerate(list(self.connections.values()), 1):
+            connection.close(with_jitter(SHUTTING_DOWN, self.settings.reconnect_spread_seconds))
+            if not count % 100:
+                await trio.lowlevel.checkpoint()  # let the first ones go while the last are told
 
     def refuse(self, reason: str) -> None:
         """Count a peer that was turned away."""

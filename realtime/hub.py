@@ -139,7 +139,7 @@ class Hub:
             await self.broker.subscribe(topic)
             counted = True
             page = await self.broker.read(topic, since or Since(), limit)
-        except BaseException:
+        except BaseException:  # also when cancelled: nothing is left behind, and it goes on up
             subscription.waiting = None
             audience.joining.discard(subscription)
             if counted:

@@ -25,7 +25,6 @@ import trio
 
 from realtime.auth import Authenticate
 from realtime.broker import Broker
-from realtime.closing import SHUTTING_DOWN, with_jitter
 from realtime.config import Settings, load_settings, with_overrides
 from realtime.engine import Engine, lone_exceptions_bare
 from realtime.errors import ConfigurationError
@@ -58,14 +57,6 @@ class Server(Engine):
         host, port = self.address
         scheme = "http" if self.settings.tls_certificate is None else "https"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def drain(self) -> None:
-        """Tell every peer to come back later, and wait for their goodbyes; `open_server` sets the deadline."""
-        self.draining = True
-        for count, connection in enumerate(list(self.connections.values()), 1):
-            connection.close(with_jitter(SHUTTING_DOWN, self.settings.reconnect_spread_seconds))
-            if not count % 100:
-                await trio.lowlevel.checkpoint()  # let the first ones go while the last are told
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 
 from realtime import closing
 from realtime.auth import ANONYMOUS
-from realtime.closing import SHUTTING_DOWN, CloseReason, with_jitter
+from realtime.closing import CloseReason
 from realtime.commands import Subscribe
 from realtime.connection import Connection
 from realtime.engine import Engine
@@ -49,9 +49,7 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
 
     @blueprint.after_app_serving
     async def stop() -> None:
-        engine.draining = True
-        for connection in list(engine.connections.values()):
-            connection.close(with_jitter(SHUTTING_DOWN, engine.settings.reconnect_spread_seconds))
+        await engine.drain()
         _nursery().cancel_scope.deadline = trio.current_time() + engine.settings.grace_seconds
 
     @blueprint.websocket("/ws")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.config import Settings, describe, load_settings, with_overrides
+from realtime.config import Settings, load_settings, with_overrides
 from realtime.errors import ConfigurationError
 from realtime.topics import Access, Mode, Overflow
 
@@ -172,10 +172,3 @@ def test_overrides_are_checked_like_the_rest():
     assert with_overrides(Settings(), port=1).port == 1
     with pytest.raises(ConfigurationError, match="port"):
         with_overrides(Settings(), port="x")
-
-
-def test_every_setting_is_described():
-    """The reference page shows what there is."""
-    described = {name: (wanted, default) for name, wanted, default in describe()}
-    assert described["port"] == ("int", 8000)
-    assert set(described) == set(Settings.__annotations__)
