@@ -68,6 +68,13 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session
+def schemathesis(session: nox.Session) -> None:
+    """A running server held against its own OpenAPI document, in about two minutes."""
+    session.install("-e", ".", "schemathesis>=4,<5")
+    session.run("python", "tests/conformance/http_api.py")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, with warnings as errors; its examples are among the tests."""
     session.install("-e", ".", *group("docs"))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.load import Load, loading
+from benchmarks.load import Event, Load, loading
 from benchmarks.peers import Peer
 from benchmarks.processes import Cores, Server, core_seconds, serving
 
@@ -35,6 +35,11 @@ class Sizes:
     idle_seconds: float = 30
     storm_parallel: int = 50
     requesters: int = 100
+    requests_inflight: int = 10
+    """Of each requester."""
+    http_requests: int = 3000
+    view_subscribers: int = 10_000
+    tick_rate: float = 1000
     scale: tuple[int, ...] = (100, 1000, 5000, 10_000)
     rate: float = 20
     warmup_seconds: float = 1
@@ -50,7 +55,10 @@ SMOKE = Sizes(
     idle_seconds=0.2,
     storm_parallel=4,
     requesters=5,
-    scale=(20,),
+    requests_inflight=4,
+    http_requests=200,
+    view_subscribers=20,
+    tick_rate=200,
     rate=50,
     warmup_seconds=0.1,
     window_seconds=0.2,
@@ -170,3 +178,18 @@ class Bench:
         end = load.wait_event("end", self.sizes.window_seconds + DRAIN_SECONDS)
         core_cpu = core_seconds(self.cores.server) - core
         return Window(server.cpu_seconds() - before, end["generator_cpu"], core_cpu)
+
+
+def throughput_columns(unit: str) -> tuple[Column, ...]:
+    """The rate and what one CPU-second of the server gives, both with a ratio."""
+    return (
+        Column("figure", unit, main=True, ratio=True),
+        Column("per_cpu", f"{unit.removesuffix('/s')} per CPU-second", ratio=True),
+    )
+
+
+def throughput(result: Event, window: Window, count: str, faults: list[str]) -> Sample:
+    """The sample of a work that only counts."""
+    rate = result[count] / result["seconds"]
+    values = {"figure": rate, "per_cpu": window.per_cpu(result[count])}
+    return Sample(values, faults, window.notes(result["seconds"]))

@@ -24,7 +24,7 @@ from benchmarks.peers.node_socketio import NodeSocketIO
 from benchmarks.processes import Cores, ServerError
 from benchmarks.tables import Row, Table
 
-SMOKE_BUDGET_SECONDS = 16
+SMOKE_BUDGET_SECONDS = 15
 """After this, a smoke run measures no further peer; it says which ones it left out."""
 FAILURES = (ServerError, LoadError, subprocess.SubprocessError, OSError)
 """What a measurement may fail with; the run then goes on with the next one."""

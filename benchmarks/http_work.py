@@ -11,7 +11,6 @@ from benchmarks.bench import Bench, Case, Column, Sample, Sizes, Work
 from benchmarks.peers import Peer
 from benchmarks.peers.ours import API_KEY
 
-REQUESTS = 3000
 WARM_UP = 200
 TIMEOUT_SECONDS = 10
 _BODY = b'{"topic":"room:bench","data":{"text":"' + b"x" * 100 + b'"}}'
@@ -50,15 +49,16 @@ class HttpRequests(Work):
 
     def measure(self, bench: Bench, case: Case) -> Sample:
         assert isinstance(case, HttpCase)
+        times = bench.sizes.http_requests
         with bench.serving(case.peer) as server:
             address = ("127.0.0.1", server.port)
             with socket.create_connection(address, timeout=TIMEOUT_SECONDS) as connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 ask(connection, case.request, WARM_UP)
                 cpu, began = server.cpu_seconds(), time.perf_counter()
-                refused = ask(connection, case.request, REQUESTS)
+                refused = ask(connection, case.request, times)
                 seconds, cpu = time.perf_counter() - began, server.cpu_seconds() - cpu
-        values = {"cost": 1e6 * cpu / REQUESTS, "latency": 1e6 * seconds / REQUESTS}
+        values = {"cost": 1e6 * cpu / times, "latency": 1e6 * seconds / times}
         return Sample(values, [f"{refused} refused"] if refused else [], [])
 
 

@@ -4,16 +4,19 @@
  *
  * It knows WebSocket and Server-Sent Events but no server: request heads, the texts to send after the
  * handshake, what confirms a subscription, how a publish looks, all come as --name=value arguments with
- * placeholders (%ROOM% %PAYLOAD% %ID% %CONN% %LENGTH%). Events go to standard output as one JSON object a
- * line; the last one is "result". Lines on standard input (or its end) release a hold.
+ * placeholders (%ROOM% %PAYLOAD% %ID% %CONN% %LENGTH% %VIEW%, which is one --view after the other, in turn
+ * from connection to connection). Events go to standard output as one JSON object a line; the last one is
+ * "result". Lines on standard input (or its end) release a hold.
  *
  * Modes
  *   deliver  subscribers in rooms, publishes either --inflight at a time (one is done when every reading
- *            subscriber has it) or --rate a second; optionally --stalled subscribers that stop reading, and
- *            --watch-close=1: afterwards watch how the server says goodbye
+ *            subscriber has it) or --rate a second; optionally --stalled subscribers that stop reading,
+ *            --watch-close=1: afterwards watch how the server says goodbye, and --latest=1: subscribers may
+ *            miss what is not the newest
  *   storm    open, confirm, close, again; --parallel at a time
  *   idle     open, tell the parent, hold
- *   request  one request in flight on each connection
+ *   request  --request-inflight requests under way on each connection; a reply, in whatever order, sends
+ *            the next. Which request it answers is told by the number behind --reply-id
  *
  * Every message carries "@@", its number in its room, its number in the run and its send time, in hex of
  * fixed width: loss, duplicates and latency are counted on what arrives, whatever envelope surrounds it.
@@ -39,6 +42,7 @@
 #include <unistd.h>
 
 #define MAX_STEPS 8
+#define MAX_VIEWS 16
 #define BATCH 256             /* epoll events a turn: small enough that new publishes leave soon */
 #define READ_BYTES (256 * 1024)
 #define TEXT_BYTES 8192       /* the longest text we ever send */
@@ -58,15 +62,17 @@ typedef struct {
 static struct {
     const char *mode;
     int port, connections, rooms, inflight, stalled, watch_close, parallel, sources, payload;
-    int pub_connections, close_code;
+    int pub_connections, close_code, latest, request_inflight, view_count;
     double rate, warmup, duration, open_timeout, slot_timeout, drain_timeout, hold_timeout;
     Script sub, pub;
-    const char *pub_text, *request_text, *reply_marker, *auto_from, *auto_to;
+    const char *views[MAX_VIEWS];
+    const char *pub_text, *request_text, *reply_marker, *reply_id, *auto_from, *auto_to;
     const char *gap_marker, *gap_count, *disconnect_marker;
 } opt = {
     .mode = "deliver", .connections = 1, .rooms = 1, .inflight = 1, .parallel = 64, .sources = 1, .payload = 117,
     .pub_connections = 1, .warmup = 1, .duration = 3, .open_timeout = 60, .slot_timeout = 15,
-    .drain_timeout = 15, .hold_timeout = 60, .pub_text = "", .request_text = "", .reply_marker = "",
+    .drain_timeout = 15, .hold_timeout = 60, .request_inflight = 1, .pub_text = "", .request_text = "",
+    .reply_marker = "", .reply_id = "",
 };
 
 static void emit(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -99,13 +105,20 @@ static void add_step(Script *script, const char *value)
     script->steps[script->step_count++] = value;
 }
 
+static void add_view(const char *value)
+{
+    if (opt.view_count == MAX_VIEWS)
+        die("too many views");
+    opt.views[opt.view_count++] = value;
+}
+
 static void parse_options(int argc, char **argv)
 {
     const struct { const char *name; int *value; } integers[] = {
         {"port", &opt.port}, {"connections", &opt.connections}, {"rooms", &opt.rooms}, {"inflight", &opt.inflight},
         {"stalled", &opt.stalled}, {"watch-close", &opt.watch_close}, {"parallel", &opt.parallel},
         {"sources", &opt.sources}, {"payload", &opt.payload}, {"pub-connections", &opt.pub_connections},
-        {"close-code", &opt.close_code},
+        {"close-code", &opt.close_code}, {"latest", &opt.latest}, {"request-inflight", &opt.request_inflight},
     };
     const struct { const char *name; double *value; } numbers[] = {
         {"rate", &opt.rate}, {"warmup", &opt.warmup}, {"duration", &opt.duration},
@@ -114,9 +127,9 @@ static void parse_options(int argc, char **argv)
     };
     const struct { const char *name; const char **value; } texts[] = {
         {"mode", &opt.mode}, {"sub-head", &opt.sub.head}, {"pub-head", &opt.pub.head}, {"pub-text", &opt.pub_text},
-        {"request-text", &opt.request_text}, {"reply-marker", &opt.reply_marker}, {"auto-from", &opt.auto_from},
-        {"auto-to", &opt.auto_to}, {"gap-marker", &opt.gap_marker}, {"gap-count", &opt.gap_count},
-        {"disconnect-marker", &opt.disconnect_marker},
+        {"request-text", &opt.request_text}, {"reply-marker", &opt.reply_marker}, {"reply-id", &opt.reply_id},
+        {"auto-from", &opt.auto_from}, {"auto-to", &opt.auto_to}, {"gap-marker", &opt.gap_marker},
+        {"gap-count", &opt.gap_count}, {"disconnect-marker", &opt.disconnect_marker},
     };
     for (int i = 1; i < argc; i++) {
         char *equals = strchr(argv[i], '=');
@@ -129,6 +142,7 @@ static void parse_options(int argc, char **argv)
         else if (!strcmp(name, "pub-transport")) set_transport(&opt.pub, value);
         else if (!strcmp(name, "sub-step")) add_step(&opt.sub, value);
         else if (!strcmp(name, "pub-step")) add_step(&opt.pub, value);
+        else if (!strcmp(name, "view")) add_view(value);
         else known = false;
         for (size_t k = 0; k < sizeof integers / sizeof *integers; k++)
             if (!strcmp(name, integers[k].name)) { *integers[k].value = atoi(value); known = true; }
@@ -140,7 +154,8 @@ static void parse_options(int argc, char **argv)
             die("unknown argument");
     }
     if (!opt.port || !opt.sub.head || opt.connections < 1 || opt.rooms < 1 || opt.payload < MARK_BYTES
-        || opt.payload > TEXT_BYTES / 4 || opt.inflight > SLOTS / 2 || opt.stalled >= opt.connections)
+        || opt.payload > TEXT_BYTES / 4 || opt.inflight > SLOTS / 2 || opt.stalled >= opt.connections
+        || opt.request_inflight < 1)
         die("arguments out of range");
 }
 
@@ -149,6 +164,10 @@ static void parse_options(int argc, char **argv)
 typedef enum { CLOSED, CONNECTING, HEAD, SCRIPT, OPEN } State;
 typedef enum { SUBSCRIBER, PUBLISHER, REQUESTER, VISITOR } Role;
 typedef enum { CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_DATA, CHUNK_END } ChunkPhase;
+
+typedef struct {
+    uint64_t id, sent; /* id 0: answered */
+} Request;
 
 typedef struct {
     int fd, index, room, step;
@@ -164,8 +183,9 @@ typedef struct {
     size_t in_len, out_len, out_cap;
     uint32_t high;                 /* highest room number received */
     uint64_t seen;                 /* bit n: high - n was received (publishers on several connections reorder) */
-    uint64_t received;
+    uint64_t received, window_received;
     uint64_t started;
+    Request *requests;             /* --request-inflight of them */
 } Conn;
 
 typedef struct {
@@ -188,7 +208,7 @@ static struct {
     bool publishing;
     uint64_t arrived, window_arrived, window_published, duplicates, stray, timed_out, gaps, gap_total;
     /* storm, request */
-    uint64_t completed, window_completed, failed, next_id;
+    uint64_t completed, window_completed, failed, last_id;
     double cpu_start;
 } run;
 
@@ -369,6 +389,7 @@ static void conn_open(Conn *c)
 static size_t expand(char *to, const char *template, const Conn *c, int room, const char *payload, size_t length)
 {
     size_t n = 0;
+    run.last_id++; /* one for the whole text, however often it says it */
     for (const char *p = template; *p;) {
         const char *name = NULL;
         if (*p == '%') {
@@ -376,7 +397,9 @@ static size_t expand(char *to, const char *template, const Conn *c, int room, co
             else if (!strncmp(p, name = "%CONN%", 6)) n += (size_t)sprintf(to + n, "%d", c->index);
             else if (!strncmp(p, name = "%LENGTH%", 8)) n += (size_t)sprintf(to + n, "%zu", length);
             else if (!strncmp(p, name = "%ID%", 4))
-                n += (size_t)sprintf(to + n, "%llu", (unsigned long long)++run.next_id);
+                n += (size_t)sprintf(to + n, "%llu", (unsigned long long)run.last_id);
+            else if (!strncmp(p, name = "%VIEW%", 6))
+                n += (size_t)sprintf(to + n, "%s", opt.view_count ? opt.views[c->index % opt.view_count] : "");
             else if (!strncmp(p, name = "%PAYLOAD%", 9)) n += (size_t)sprintf(to + n, "%s", payload ? payload : "");
             else name = NULL;
         }
@@ -518,7 +541,7 @@ static void delivered(Conn *c, const char *mark, uint64_t now)
         c->high = room_number;
     } else {
         uint32_t back = c->high - room_number;
-        if (back > 63 || c->seen >> back & 1) {
+        if (opt.latest || back > 63 || c->seen >> back & 1) { /* what is older than the newest is a fault as well */
             run.duplicates++;
             return;
         }
@@ -528,8 +551,10 @@ static void delivered(Conn *c, const char *mark, uint64_t now)
     if (c->stalled)
         return;
     run.arrived++;
-    if (run.measuring)
+    if (run.measuring) {
         run.window_arrived++;
+        c->window_received++;
+    }
     if (sent >= run.window_start && run.window_start && (!run.window_end || sent < run.window_end))
         histogram_add(now > sent ? now - sent : 0);
     Slot *slot = &run.slots[number % SLOTS];
@@ -575,10 +600,34 @@ static void count_gap(const char *text, size_t len)
         run.gap_total += strtoull(at + strlen(opt.gap_count), NULL, 10);
 }
 
-static void request_next(Conn *c)
+static void send_request(Conn *c, Request *request)
 {
-    c->started = now_ns();
+    request->sent = now_ns();
     send_text(c, opt.request_text);
+    request->id = run.last_id;
+    run.under_way++;
+}
+
+static void answered(Conn *c, const char *text, size_t len, uint64_t now)
+{
+    const char *at = memmem(text, len, opt.reply_id, strlen(opt.reply_id));
+    uint64_t id = at ? strtoull(at + strlen(opt.reply_id), NULL, 10) : 0;
+    Request *request = c->requests, *end = request + opt.request_inflight;
+    while (id && request < end && request->id != id)
+        request++;
+    if (!id || request == end) {
+        run.stray++; /* answered before, or never asked */
+        return;
+    }
+    request->id = 0;
+    run.under_way--;
+    run.completed++;
+    if (run.measuring) {
+        run.window_completed++;
+        histogram_add(now - request->sent);
+    }
+    if (run.publishing)
+        send_request(c, request);
 }
 
 static void conn_confirmed(Conn *c)
@@ -636,13 +685,7 @@ static void on_text(Conn *c, const char *text, size_t len, uint64_t now)
         if (!found && contains(text, len, opt.disconnect_marker))
             c->told = true;
     } else if (c->role == REQUESTER && contains(text, len, opt.reply_marker)) {
-        run.completed++;
-        if (run.measuring) {
-            run.window_completed++;
-            histogram_add(now - c->started);
-        }
-        if (run.publishing)
-            request_next(c);
+        answered(c, text, len, now);
     }
 }
 
@@ -938,6 +981,27 @@ static void run_paced(uint64_t end)
     }
 }
 
+/* Whether everybody has what is theirs: all of it, or the newest where that is what counts. */
+static bool settled(void)
+{
+    if (!opt.latest)
+        return run.under_way <= 0;
+    for (int i = opt.stalled; i < opt.connections; i++)
+        if (run.conns[i].high != run.room_published[run.conns[i].room])
+            return false;
+    return true;
+}
+
+static void drain(void)
+{
+    uint64_t deadline = after(opt.drain_timeout);
+    while (!settled() && now_ns() < deadline)
+        turn(deadline);
+    uint64_t linger = after(0.1); /* a duplicate comes after the first copy */
+    while (now_ns() < linger)
+        turn(linger);
+}
+
 static void resume_stalled(void)
 {
     for (int i = 0; i < opt.stalled; i++) {
@@ -1007,16 +1071,17 @@ static void deliver(void)
         run.publishing = false;
     }
     window_finish();
-    uint64_t deadline = after(opt.drain_timeout);
-    while (run.under_way > 0 && now_ns() < deadline)
-        turn(deadline);
-    uint64_t linger = after(0.1); /* a duplicate comes after the first copy */
-    while (now_ns() < linger)
-        turn(linger);
+    drain();
 
-    uint64_t expected = 0, stalled_expected = 0, stalled_received = 0;
-    for (int i = 0; i < opt.connections; i++)
-        *(i < opt.stalled ? &stalled_expected : &expected) += run.room_published[run.conns[i].room];
+    uint64_t expected = 0, stalled_expected = 0, stalled_received = 0, most = 0;
+    int behind = 0;
+    for (int i = 0; i < opt.connections; i++) {
+        uint32_t published = run.room_published[run.conns[i].room];
+        *(i < opt.stalled ? &stalled_expected : &expected) += published;
+        behind += i >= opt.stalled && run.conns[i].high != published;
+        if (run.conns[i].window_received > most)
+            most = run.conns[i].window_received;
+    }
     if (opt.watch_close) {
         watch_closing();
     } else if (opt.stalled) {
@@ -1029,22 +1094,24 @@ static void deliver(void)
     emit("{\"event\":\"result\",\"seconds\":%.4f,\"deliveries\":%llu,\"publishes\":%llu,\"published_total\":%u,"
          "\"expected\":%llu,\"received\":%llu,\"lost\":%lld,\"duplicates\":%llu,\"stray\":%llu,\"timed_out\":%llu,"
          "\"lost_connections\":%d,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"max_ms\":%.3f,"
-         "\"stalled_expected\":%llu,\"stalled_received\":%llu,\"gaps\":%llu,\"gap_total\":%llu}",
+         "\"behind\":%d,\"most\":%llu,\"stalled_expected\":%llu,\"stalled_received\":%llu,\"gaps\":%llu,"
+         "\"gap_total\":%llu}",
          window_seconds(), (unsigned long long)run.window_arrived, (unsigned long long)run.window_published,
          run.published, (unsigned long long)expected, (unsigned long long)run.arrived,
          (long long)(expected - run.arrived), (unsigned long long)run.duplicates, (unsigned long long)run.stray,
          (unsigned long long)run.timed_out, run.lost_connections, histogram_ms(0.5), histogram_ms(0.99),
-         histogram_ms(0.999), (double)histogram_max / 1e6, (unsigned long long)stalled_expected,
-         (unsigned long long)stalled_received, (unsigned long long)run.gaps, (unsigned long long)run.gap_total);
+         histogram_ms(0.999), (double)histogram_max / 1e6, behind, (unsigned long long)most,
+         (unsigned long long)stalled_expected, (unsigned long long)stalled_received, (unsigned long long)run.gaps,
+         (unsigned long long)run.gap_total);
 }
 
 static void emit_completed(void)
 {
-    emit("{\"event\":\"result\",\"seconds\":%.4f,\"completed\":%llu,\"failed\":%llu,\"lost_connections\":%d,"
-         "\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"max_ms\":%.3f}",
-         window_seconds(), (unsigned long long)run.window_completed, (unsigned long long)run.failed,
-         run.lost_connections, histogram_ms(0.5), histogram_ms(0.99), histogram_ms(0.999),
-         (double)histogram_max / 1e6);
+    emit("{\"event\":\"result\",\"seconds\":%.4f,\"completed\":%llu,\"failed\":%llu,\"unanswered\":%d,\"stray\":%llu,"
+         "\"lost_connections\":%d,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"max_ms\":%.3f}",
+         window_seconds(), (unsigned long long)run.window_completed, (unsigned long long)run.failed, run.under_way,
+         (unsigned long long)run.stray, run.lost_connections, histogram_ms(0.5), histogram_ms(0.99),
+         histogram_ms(0.999), (double)histogram_max / 1e6);
 }
 
 static void storm_until(uint64_t end)
@@ -1076,8 +1143,14 @@ static void request(void)
     emit("{\"event\":\"ready\",\"open\":%d}", run.open);
     opt.inflight = 0; /* `publishing` only keeps the requests coming */
     run.publishing = true;
-    for (int i = 0; i < opt.connections; i++)
-        request_next(&run.conns[i]);
+    for (int i = 0; i < opt.connections; i++) {
+        Conn *c = &run.conns[i];
+        c->requests = calloc((size_t)opt.request_inflight, sizeof *c->requests);
+        if (!c->requests)
+            die("out of memory");
+        for (int k = 0; k < opt.request_inflight; k++)
+            send_request(c, &c->requests[k]);
+    }
     uint64_t end = after(opt.warmup);
     while (now_ns() < end)
         turn(end);
@@ -1087,6 +1160,7 @@ static void request(void)
         turn(end);
     window_finish();
     run.publishing = false;
+    drain();
     emit_completed();
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.peers.adapter import Dialect, Script
+from benchmarks.peers.adapter import Dialect, Exchange, Script
 from benchmarks.processes import pinned
 
 SOURCE = Path(__file__).parent / "load.c"
@@ -117,13 +117,13 @@ def subscriber_texts(dialect: Dialect, script: Script, inflight: int, publishers
     ]
 
 
-def requester_texts(dialect: Dialect) -> list[str]:
+def requester_texts(dialect: Dialect, exchange: Exchange) -> list[str]:
     """What the generator needs to ask and to know an answer."""
     script = dialect.requester or dialect.websocket
     assert script is not None
-    assert dialect.request is not None
     return [
         *visitor_texts(dialect, script),
-        f"--request-text={dialect.request}",
-        f"--reply-marker={dialect.reply}",
+        f"--request-text={exchange.request}",
+        f"--reply-marker={exchange.reply}",
+        f"--reply-id={exchange.reply_id}",
     ]

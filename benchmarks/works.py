@@ -7,108 +7,42 @@ import json
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.bench import DRAIN_SECONDS, OPEN_SECONDS, Bench, Case, Column, Sample, Sizes, Window, Work
+from benchmarks.bench import (
+    DRAIN_SECONDS,
+    OPEN_SECONDS,
+    Bench,
+    Case,
+    Column,
+    Sample,
+    Sizes,
+    Work,
+    throughput,
+    throughput_columns,
+)
+from benchmarks.deliveries import (
+    STOP_LIMIT_SECONDS,
+    Publishing,
+    check_descriptors,
+    deliver,
+    delivering,
+    delivery_faults,
+    sources_for,
+)
 from benchmarks.http_work import HttpRequests
-from benchmarks.load import Event, Load, requester_texts, subscriber_texts, visitor_texts
+from benchmarks.load import visitor_texts
 from benchmarks.peers import Peer
-from benchmarks.processes import Server, ServerError, descriptor_limit
+from benchmarks.processes import Server
+from benchmarks.request_works import InFlight, Requests
+from benchmarks.view_works import Ticks, Views
 
-SPARE_DESCRIPTORS = 200
-PORTS_PER_SOURCE = 20_000
-"""Connections from one source address; the kernel's usual range of local ports holds 28,000."""
 STORM_SOURCES = 50
 """A closed connection keeps its local port for a minute, and a storm closes 100,000 of them and more."""
-STOP_LIMIT_SECONDS = 60
-PAYLOAD_CHARACTERS = 117
-"""128 bytes of JSON."""
 LARGE_PAYLOAD_CHARACTERS = 2000
 """Enough in a few seconds to fill what kernel buffers would hide of a stalled reader."""
-
-
-def sources_for(connections: int) -> int:
-    """How many source addresses 127.0.0.x so many connections need."""
-    return -(-connections // PORTS_PER_SOURCE)
-
-
-def delivery_faults(result: Event) -> list[str]:
-    """What no server may do to those who read: lose, double, mix up, hang up."""
-    kinds = {
-        "lost": "deliveries lost",
-        "duplicates": "deliveries doubled",
-        "stray": "deliveries of another topic",
-        "lost_connections": "connections lost",
-    }
-    return [f"{result[key]:,} {text}" for key, text in kinds.items() if result[key]]
-
-
-@dataclass(frozen=True)
-class Publishing:
-    """The numbers of one run of deliveries."""
-
-    connections: int
-    inflight: int
-    rooms: int = 1
-    stalled: int = 0
-    rate: float = 0
-    watch_close: int = 0
-    payload: int = PAYLOAD_CHARACTERS
-
-
-@contextmanager
-def delivering(
-    bench: Bench,
-    server: Server,
-    peer: Peer,
-    publishing: Publishing,
-    *texts: str,
-    transport: str = "websocket",
-) -> Iterator[Load]:
-    """Run the generator with subscribers over `transport`; it is ready when the block is entered."""
-    script = getattr(peer.dialect, transport)
-    numbers = {
-        **vars(publishing),
-        "sources": sources_for(publishing.connections),
-        "open_timeout": OPEN_SECONDS - 5,
-        "drain_timeout": DRAIN_SECONDS - 2,
-        "hold_timeout": STOP_LIMIT_SECONDS,
-    }
-    publishers = subscriber_texts(peer.dialect, script, publishing.inflight, bench.sizes.publishers)
-    arguments = [*publishers, *texts]
-    with bench.loading(server, "deliver", arguments, **numbers) as load:
-        load.wait_event("ready", OPEN_SECONDS)
-        yield load
-
-
-def deliver(bench: Bench, peer: Peer, publishing: Publishing, transport: str = "websocket") -> tuple[Event, Window]:
-    """One run of deliveries against a fresh server."""
-    with (
-        bench.serving(peer) as server,
-        delivering(bench, server, peer, publishing, transport=transport) as load,
-    ):
-        window = bench.watch_window(server, load)
-        result = load.wait_event("result", 2 * DRAIN_SECONDS)
-        server.check_alive()
-    return result, window
-
-
-def throughput_columns(unit: str) -> tuple[Column, ...]:
-    """The rate and what one CPU-second of the server gives, both with a ratio."""
-    return (
-        Column("figure", unit, main=True, ratio=True),
-        Column("per_cpu", f"{unit.removesuffix('/s')} per CPU-second", ratio=True),
-    )
-
-
-def throughput(result: Event, window: Window, count: str, faults: list[str]) -> Sample:
-    """The sample of a work that only counts."""
-    rate = result[count] / result["seconds"]
-    values = {"figure": rate, "per_cpu": window.per_cpu(result[count])}
-    return Sample(values, faults, window.notes(result["seconds"]))
 
 
 class FanOut(Work):
@@ -126,7 +60,7 @@ class FanOut(Work):
         return Publishing(sizes.subscribers, sizes.inflight)
 
     def measure(self, bench: Bench, case: Case) -> Sample:
-        result, window = deliver(bench, case.peer, self.publishing(bench.sizes), self.transport)
+        result, window = deliver(bench, case.peer, self.publishing(bench.sizes), transport=self.transport)
         return throughput(result, window, "deliveries", delivery_faults(result))
 
 
@@ -154,6 +88,7 @@ class OneInFlight(FanOut):
 
     name = "one"
     title = "Fan-out over WebSocket, 1 in flight"
+    in_smoke = False  # at toy sizes it is `fanout-ws` once more
 
     def publishing(self, sizes: Sizes) -> Publishing:
         return Publishing(sizes.subscribers, 1)
@@ -258,30 +193,6 @@ class Connects(Work):
         return throughput(result, window, "completed", faults)
 
 
-class Requests(Work):
-    """One request and its reply at a time on each of many connections."""
-
-    name = "request"
-    title = "Request and reply over WebSocket"
-    columns = throughput_columns("replies/s")
-
-    def offers(self, peer: Peer) -> bool:
-        return peer.dialect.request is not None
-
-    def measure(self, bench: Bench, case: Case) -> Sample:
-        texts = requester_texts(case.peer.dialect)
-        with (
-            bench.serving(case.peer) as server,
-            bench.loading(server, "request", texts, connections=bench.sizes.requesters) as load,
-        ):
-            load.wait_event("ready", OPEN_SECONDS)
-            window = bench.watch_window(server, load)
-            result = load.wait_event("result", DRAIN_SECONDS)
-            server.check_alive()
-        lost = result["lost_connections"]
-        return throughput(result, window, "completed", [f"{lost} connections lost"] if lost else [])
-
-
 class Stalled(Work):
     """One subscriber stops reading: what that does to the others, to the memory, and whether it is told."""
 
@@ -306,7 +217,7 @@ class Stalled(Work):
         publishing = replace(reading, connections=sizes.subscribers, stalled=1)
         alone, window_alone = deliver(bench, peer, reading)
         gaps = ('--gap-marker="type":"gap"', '--gap-count="count":')
-        with bench.serving(peer) as server, delivering(bench, server, peer, publishing, *gaps) as load:
+        with bench.serving(peer) as server, delivering(bench, server, peer.dialect, publishing, *gaps) as load:
             memory = server.resident_bytes()
             window = bench.watch_window(server, load)
             memory = server.resident_bytes() - memory
@@ -367,6 +278,7 @@ class Scale(Work):
     title = "Cost of a delivery by number of subscribers"
     columns = (Column("cost", "CPU µs per delivery", 2, main=True), Column("figure", "deliveries/s"))
     ours_only = True
+    in_smoke = False  # as above
 
     def offers(self, peer: Peer) -> bool:
         return peer.dialect.websocket is not None
@@ -380,9 +292,7 @@ class Scale(Work):
         ]
 
     def measure(self, bench: Bench, case: Case) -> Sample:
-        limit = descriptor_limit()
-        if case.connections + SPARE_DESCRIPTORS > limit:
-            raise ServerError(f"this machine allows a process {limit:,} descriptors")
+        check_descriptors(case.connections)
         result, window = deliver(bench, case.peer, Publishing(case.connections, bench.sizes.inflight))
         values = {
             "cost": 1e6 / window.per_cpu(max(result["deliveries"], 1)),
@@ -420,7 +330,7 @@ class Stop(Work):
         texts = ('--disconnect-marker="type":"disconnect"', "--close-code=4100")
         with (
             bench.serving(case.peer) as server,
-            delivering(bench, server, case.peer, publishing, *texts) as load,
+            delivering(bench, server, case.peer.dialect, publishing, *texts) as load,
         ):
             bench.watch_window(server, load)
             load.wait_event("closing", 2 * DRAIN_SECONDS)
@@ -449,8 +359,11 @@ ALL: tuple[Work, ...] = (
     Idle(),
     Connects(),
     Requests(),
+    InFlight(),
     HttpRequests(),
     Stalled(),
     Scale(),
+    Views(),
+    Ticks(),
     Stop(),
 )

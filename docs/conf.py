@@ -30,9 +30,11 @@ autodoc_preserve_defaults = True
 nitpicky = True
 # Other projects' names; the build works without a network, so it has no inventory of theirs.
 nitpick_ignore_regex = [
-    ("py:.*", r"(trio|msgspec|hypercorn|collections\.abc|contextlib|pathlib|ssl|enum|abc)\..*"),
+    ("py:.*", r"(trio|msgspec|httpx|hypercorn|collections\.abc|contextlib|pathlib|ssl|enum|abc)\..*"),
     ("py:.*", r"(ASGIFramework|Path|Mapping|Callable|Awaitable|AsyncIterator|AbstractAsyncContextManager|Raw|Struct)"),
     # Names of ours that are read in the source, not on the reference page.
     ("py:.*", r"(realtime\.)?(\w+\.)?(ErrorCode|Kinds|Hub|Ingress|Page|CloseReason|Authenticate)"),
-    ("py:.*", r"realtime\.commands\.Subscribe|Subscribe"),
+    ("py:.*", r"(realtime\.\w+\.)?(ActionOptions|DescribedAction|Placed|Publish|Receipts|Subscribe)"),
+    # Type variables.
+    ("py:.*", r"(realtime\.\w+\.)?(Feed|Handler|_Function|M|P)"),
 ]

@@ -6,24 +6,37 @@ The public names. `realtime.server` runs a whole server, `realtime.testing` is t
 from __future__ import annotations
 
 from realtime.auth import Identity
+from realtime.breaker import CircuitBreaker
 from realtime.broker import Broker, Draft, MemoryBroker
 from realtime.config import Settings, load_settings
 from realtime.engine import Engine, open_engine
 from realtime.errors import CommandError, ConfigurationError, ErrorCode, RealtimeError
+from realtime.events import Broadcaster, Event, EventCatalogue
+from realtime.feeds import Feeds
 from realtime.history import Position, Since
+from realtime.idempotency import Receipt
 from realtime.local import LocalSubscription, Lost, Message
-from realtime.topics import Access, Kind, Mode, Overflow
+from realtime.requests import Actions, Caller
+from realtime.routes import Route
+from realtime.topics import Access, Kind, Mode, Overflow, PresenceBy, PresenceMode
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Access",
+    "Actions",
+    "Broadcaster",
     "Broker",
+    "Caller",
+    "CircuitBreaker",
     "CommandError",
     "ConfigurationError",
     "Draft",
     "Engine",
     "ErrorCode",
+    "Event",
+    "EventCatalogue",
+    "Feeds",
     "Identity",
     "Kind",
     "LocalSubscription",
@@ -33,7 +46,11 @@ __all__ = [
     "Mode",
     "Overflow",
     "Position",
+    "PresenceBy",
+    "PresenceMode",
     "RealtimeError",
+    "Receipt",
+    "Route",
     "Settings",
     "Since",
     "__version__",

@@ -7,11 +7,10 @@ from collections import deque
 import trio
 from attrs import define, field, frozen
 
+from realtime.group import Group, GroupKey
 from realtime.history import Publication
 from realtime.subscription import Subscription
 from realtime.topics import Kind, Mode, Overflow
-from realtime.views import View
-from realtime.wire import Framing
 
 __all__ = ["Audience", "TopicStatistics", "Totals"]
 
@@ -55,7 +54,7 @@ class Audience:
     epoch: str = ""
     #: The last offset that was routed here; 0 before the first.
     routed: int = 0
-    groups: dict[tuple[View, Framing | None], dict[Subscription, None]] = field(factory=dict)
+    groups: dict[GroupKey, Group] = field(factory=dict)
     #: Subscriptions whose history is being read.
     joining: set[Subscription] = field(factory=set)
     size: int = 0
@@ -68,17 +67,45 @@ class Audience:
     #: Set when the topic is no longer held back.
     released: trio.Event = field(factory=trio.Event)
     gone: Totals = field(factory=Totals)
+    #: Who waits until an offset has been routed.
+    waiters: list[tuple[int, trio.Event]] = field(factory=list)
 
     def subscriptions(self) -> list[Subscription]:
         """All of them, those that are still joining last."""
-        return [*(member for group in self.groups.values() for member in group), *self.joining]
+        return [*(member for group in self.groups.values() for member in group.members), *self.joining]
+
+    def admit(self, subscription: Subscription) -> None:
+        """Put a subscription to those who see the same."""
+        key = (subscription.view, subscription.outbox.wire.framing, subscription.max_rate)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(*key)
+        subscription.enter(group, self.routed)
+
+    def expel(self, subscription: Subscription) -> list[Publication]:
+        """Take a subscription out of its group; what was held for it there."""
+        group = subscription.group
+        assert group is not None
+        held = subscription.exit()
+        if not group.members:
+            del self.groups[group.view, group.framing, group.max_rate]
+        return held
+
+    def reached(self, offset: int) -> None:
+        """Messages have been routed up to here: wake who waited for that."""
+        self.routed = offset
+        if self.waiters:
+            for wanted, event in self.waiters:
+                if wanted <= offset:
+                    event.set()
+            self.waiters = [waiter for waiter in self.waiters if waiter[0] > offset]
 
     def full(self) -> list[Subscription]:
         """Those under ``block`` that would lose the next message."""
         return [
             member
             for group in self.groups.values()
-            for member in group
+            for member in group.members
             if member.overflow is Overflow.BLOCK and member.mode is Mode.ALL and not member.outbox.has_room()
         ]
 

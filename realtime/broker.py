@@ -7,27 +7,36 @@ every implementation passes the same contract suite.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from realtime.errors import CommandError, ErrorCode
 from realtime.history import History, Page, Position, Publication, Since
+from realtime.idempotency import Receipt, Receipts
 from realtime.ingress import Ingress
 from realtime.topics import Kind, Kinds
 
 __all__ = ["Broker", "Draft", "MemoryBroker", "PublishesAtOnce"]
 
+#: Keys of one topic whose last message is kept to recognise a duplicate.
+_MAX_LAST_KEYS = 10_000
 
-@frozen
-class Draft:
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A message that has no position yet. ``data`` is JSON text on one line."""
 
     data: bytes
     event: str | None = None
     key: str | None = None
+    #: See `Publication.origin`.
+    origin: str | None = None
+    #: A second message to the topic with this key is not published, and gets the first one's receipt.
+    idempotency_key: str | None = None
 
 
 class Broker(Protocol):
@@ -51,8 +60,11 @@ class Broker(Protocol):
         """Deliver to ``ingress`` until cancelled."""
         ...
 
-    async def publish(self, topic: str, draft: Draft) -> Position:
+    async def publish(self, topic: str, draft: Draft) -> Receipt:
         """Append to the topic; waits while the ingress is full.
+
+        Nothing is published, and the receipt says so, where the draft's idempotency key is known, or where the kind
+        drops duplicates and the topic's last message of the same key has the same event and data.
 
         Raises `CommandError`: ``UNAVAILABLE``, ``LIMIT_EXCEEDED``.
         """
@@ -74,15 +86,27 @@ class Broker(Protocol):
         """A page of history for looking around."""
         ...
 
+    async def position(self, topic: str) -> Position | None:
+        """Where the topic stands; None where there is no such topic. Asking does not bring it into being."""
+        ...
+
     def recoverable(self, topic: str, epoch: str, offset: int) -> bool:
         """Whether, as far as this node knows, history still has this message."""
+        ...
+
+    def forget(self, topic: str) -> None:
+        """Drop the topic's history: should it come back, it does so in a new epoch. Synchronous, like `unsubscribe`."""
+        ...
+
+    async def topics(self, after: str, limit: int) -> list[str]:
+        """The names of those topics that exist and come after ``after``, sorted."""
         ...
 
 
 class PublishesAtOnce(Protocol):
     """An ability that a broker may have besides: publishing without waiting, if nothing is in the way."""
 
-    def publish_nowait(self, topic: str, draft: Draft) -> Position | None:
+    def publish_nowait(self, topic: str, draft: Draft) -> Receipt | None:
         """Like `Broker.publish`; None where it would have to wait."""
         ...
 
@@ -93,6 +117,23 @@ class _Topic:
     history: History
     subscribers: int = 0
     used_at: float = field(default=0.0)
+    #: Where duplicates are dropped: the last message of each key, oldest first.
+    last: dict[str | None, Publication] = field(factory=dict)
+
+    def duplicate_of(self, draft: Draft) -> Publication | None:
+        """The message that already says what ``draft`` says, if the kind leaves such out."""
+        if not self.kind.drop_duplicates:
+            return None
+        last = self.last.get(draft.key)
+        return last if last is not None and last.data == draft.data and last.event == draft.event else None
+
+    def remember(self, publication: Publication) -> None:
+        """Note a message for `duplicate_of`."""
+        if self.kind.drop_duplicates:
+            self.last.pop(publication.key, None)
+            self.last[publication.key] = publication
+            if len(self.last) > _MAX_LAST_KEYS:
+                del self.last[next(iter(self.last))]
 
 
 class MemoryBroker:
@@ -110,6 +151,7 @@ class MemoryBroker:
         kinds: Kinds,
         *,
         max_topics: int = 100_000,
+        receipts: Receipts | None = None,
         now: Callable[[], float] = trio.current_time,
         now_ms: Callable[[], int],
     ) -> None:
@@ -118,6 +160,7 @@ class MemoryBroker:
         self._now = now
         self._now_ms = now_ms
         self._topics: dict[str, _Topic] = {}
+        self._receipts = Receipts(100_000, 300.0) if receipts is None else receipts
         self._ingress: Ingress | None = None
 
     def __len__(self) -> int:
@@ -135,34 +178,48 @@ class MemoryBroker:
             self._ingress = None
             ingress.close()
 
-    async def publish(self, topic: str, draft: Draft) -> Position:
+    async def publish(self, topic: str, draft: Draft) -> Receipt:
         """See `Broker.publish`."""
-        position = self.publish_nowait(topic, draft)
-        while position is None:
+        receipt = self.publish_nowait(topic, draft)
+        while receipt is None:
             ingress = self._running()
             await ingress.wait_room()
             try:
-                position = self.publish_nowait(topic, draft, waited=True)
+                receipt = self.publish_nowait(topic, draft, waited=True)
             except CommandError:
                 ingress.pass_on()
                 raise
-        return position
+            if receipt is not None and receipt.duplicate:
+                ingress.pass_on()  # its twin was published while this one waited
+        return receipt
 
-    def publish_nowait(self, topic: str, draft: Draft, *, waited: bool = False) -> Position | None:
+    def publish_nowait(self, topic: str, draft: Draft, *, waited: bool = False) -> Receipt | None:
         """See `PublishesAtOnce`. ``waited``: the caller has stood in the queue and goes before it."""
         ingress = self._running()
-        if waited:
-            if ingress.messages >= ingress.max_messages or ingress.bytes >= ingress.max_bytes:
-                return None
-        elif not ingress.has_room():
-            return None
+        now = self._now()
+        if draft.idempotency_key is not None:
+            known = self._receipts.find((topic, draft.idempotency_key), now)
+            if known is not None:
+                return known
         state = self._topics.get(topic) or self._create(topic)
         history = state.history
-        publication = Publication(topic, history.top + 1, self._now_ms(), draft.data, draft.event, draft.key)
-        state.used_at = self._now()
-        history.append(publication, state.used_at)
-        ingress.put_nowait(publication)
-        return history.position
+        twin = state.duplicate_of(draft)
+        if twin is not None:
+            receipt = Receipt(history.epoch, twin.offset, duplicate=True)
+        elif not (ingress.has_space() if waited else ingress.has_room()):
+            return None
+        else:
+            publication = Publication(
+                topic, history.top + 1, self._now_ms(), draft.data, draft.event, draft.key, draft.origin, history.epoch
+            )
+            state.used_at = now
+            state.remember(publication)
+            history.append(publication, now)
+            ingress.put_nowait(publication)
+            receipt = Receipt(history.epoch, publication.offset)
+        if draft.idempotency_key is not None:
+            self._receipts.keep((topic, draft.idempotency_key), receipt, now)
+        return receipt
 
     async def subscribe(self, topic: str) -> None:
         """See `Broker.subscribe`."""
@@ -183,10 +240,28 @@ class MemoryBroker:
         """See `Broker.browse`."""
         return self._fresh(topic).history.browse(after, limit)
 
+    async def position(self, topic: str) -> Position | None:
+        """See `Broker.position`."""
+        state = self._topics.get(topic)
+        return None if state is None else state.history.position
+
     def recoverable(self, topic: str, epoch: str, offset: int) -> bool:
         """See `Broker.recoverable`."""
         state = self._topics.get(topic)
         return state is not None and state.history.epoch == epoch and state.history.oldest <= offset
+
+    def forget(self, topic: str) -> None:
+        """See `Broker.forget`."""
+        state = self._topics.get(topic)
+        if state is not None and state.subscribers:
+            state.history = self._new_history(state.kind)
+            state.last.clear()
+        elif state is not None:
+            del self._topics[topic]
+
+    async def topics(self, after: str, limit: int) -> list[str]:
+        """See `Broker.topics`."""
+        return heapq.nsmallest(limit, (name for name in self._topics if name > after))
 
     def _running(self) -> Ingress:
         if self._ingress is None:
@@ -197,9 +272,12 @@ class MemoryBroker:
         if len(self._topics) >= self._max_topics:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, "the server has as many topics as it may")
         kind, _ = self._kinds.split(topic)
-        history = History(kind.history_messages, kind.history_bytes, kind.history_age_seconds)
-        state = self._topics[topic] = _Topic(kind, history, used_at=self._now())
+        state = self._topics[topic] = _Topic(kind, self._new_history(kind), used_at=self._now())
         return state
+
+    @staticmethod
+    def _new_history(kind: Kind) -> History:
+        return History(kind.history_messages, kind.history_bytes, kind.history_age_seconds)
 
     def _fresh(self, topic: str) -> _Topic:
         state = self._topics.get(topic) or self._create(topic)

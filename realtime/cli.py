@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import random
 import secrets
@@ -16,7 +15,7 @@ import trio
 from realtime import __version__
 from realtime.config import Settings, load_settings, with_overrides
 from realtime.errors import ConfigurationError
-from realtime.server import Server, open_server, run_until_signalled
+from realtime.server import Server, open_server, run_until_signalled, tune_collector
 
 __all__ = ["main"]
 
@@ -49,7 +48,7 @@ def _with_common(command: Any) -> Any:
 def serve(host: str | None, port: int | None, config: str | None, *, dev: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     settings = _settings(host, port, config, dev=dev)
-    _tune_collector()
+    tune_collector()
     trio.run(_serve, settings)
 
 
@@ -84,6 +83,7 @@ def _configure_log() -> None:
     renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,  # the trace id of the request that is being served
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -93,16 +93,6 @@ def _configure_log() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-
-
-def _tune_collector() -> None:
-    """Let the cycle collector look less often: connections make much that lives long and little that is cyclic.
-
-    Only for a process that is ours alone; a program that embeds the server decides for itself.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 async def _serve(settings: Settings) -> None:

@@ -9,32 +9,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
 from msgspec import UNSET, Raw
 
 from realtime import messages
+from realtime.broker import Draft
 from realtime.errors import CommandError, ErrorCode
-from realtime.history import Since
+from realtime.filters import parse_filter
 from realtime.messages import encode
 from realtime.topics import Mode
-from realtime.views import EVERYTHING, View, message_text
+from realtime.views import View, message_text
+from realtime.wishes import Subscribe, is_given
 
 if TYPE_CHECKING:
     from realtime.connection import Connection
 
-__all__ = ["ACTIONS", "Reply", "Subscribe", "error_reply"]
+__all__ = ["ACTIONS", "Reply", "error_reply", "starting_point"]
 
 Reply = dict[str, Any]
-
-
-@frozen
-class Subscribe:
-    """A subscription that is asked for: by a command, by a URL, by a route."""
-
-    topic: str
-    view: View = EVERYTHING
-    mode: Mode | None = None
-    since: Since | None = None
 
 
 def error_reply(command_id: int | str | None, error: CommandError) -> Reply:
@@ -48,47 +39,64 @@ def error_reply(command_id: int | str | None, error: CommandError) -> Reply:
     }
 
 
+def starting_point(reply: Reply) -> Reply:
+    """What a greeting says of a topic that the peer has."""
+    return {
+        name: reply[name]
+        for name in ("topic", "epoch", "offset", "recovered", "why", "replayed")
+        if reply[name] is not None
+    }
+
+
 async def _publish(connection: Connection, command: messages.Publish) -> Reply:
     publisher = connection.engine.publisher
-    position = publisher.publish_json_nowait(command.topic, command.data, command.event, command.key)
-    if position is None:
+    idempotency_key = command.idempotency_key
+    if idempotency_key is not None:
+        # Of this user only: nobody is to learn from a receipt what others have published.
+        idempotency_key = f"{connection.session.identity.user or ''}\0{idempotency_key}"
+    draft = Draft(
+        bytes(command.data), command.event, command.key, None if command.echo else connection.id, idempotency_key
+    )
+    receipt = publisher.publish_json_nowait(command.topic, draft)
+    if receipt is None:
         connection.outbox.flush()  # what was answered before does not wait with us
-        position = await publisher.publish_json(command.topic, command.data, command.event, command.key)
+        receipt = await publisher.publish_json(command.topic, draft)
     return {
         "type": "published",
         "id": command.id,
         "topic": command.topic,
-        "epoch": position.epoch,
-        "offset": position.offset,
+        "epoch": receipt.epoch,
+        "offset": receipt.offset,
+        "duplicate": receipt.duplicate or None,
     }
 
 
 async def _subscribe(connection: Connection, command: messages.Subscribe) -> Reply:
-    wish = Subscribe(
-        command.topic,
-        View.of(command.fields),
-        None if command.mode is None else Mode(command.mode),
-        command.since(),
-    )
-    reply = await connection.join(wish)
+    reply = await connection.membership.join(Subscribe.of(command))
     reply["id"] = command.id
     return reply
 
 
 async def _update(connection: Connection, command: messages.Update) -> Reply:
     subscription = connection.session.subscriptions[command.topic]
-    view, mode = subscription.view, subscription.mode
+    view, mode, max_rate = subscription.view, subscription.asked_mode, subscription.max_rate
+    fields, condition = view.fields, view.filter
     if command.fields is not UNSET:
-        view = View.of(command.fields)
+        fields = None if command.fields is None else tuple(command.fields)
+    if command.filter is not UNSET:
+        condition = parse_filter(command.filter) if is_given(command.filter) else None
     if isinstance(command.mode, str):
         mode = Mode(command.mode)
-    connection.engine.hub.update(subscription, view, mode)
+    if command.max_rate is not UNSET:
+        max_rate = command.max_rate
+    subscription.asked_mode = mode
+    mode = Mode.LATEST if max_rate is not None else mode
+    connection.engine.hub.update(subscription, View.of(fields, condition, view.envelope), mode, max_rate)
     return {"type": "updated", "id": command.id, "topic": command.topic}
 
 
 async def _unsubscribe(connection: Connection, command: messages.Unsubscribe) -> Reply:
-    subscription = connection.session.subscriptions.pop(command.topic)
-    connection.engine.hub.unsubscribe(subscription)
+    connection.membership.leave(command.topic)
     return {"type": "unsubscribed", "id": command.id, "topic": command.topic}
 
 
@@ -106,6 +114,22 @@ async def _history(connection: Connection, command: messages.History) -> Reply:
     }
 
 
+async def _members(connection: Connection, command: messages.Members) -> Reply:
+    page = connection.engine.members(command.topic, command.after, command.limit)
+    return {
+        "type": "members",
+        "id": command.id,
+        "topic": command.topic,
+        "members": page.members,
+        "count": page.count,
+        "next": page.next,
+    }
+
+
+async def _request(connection: Connection, command: messages.Request) -> Reply | None:
+    return connection.calls.start(command, connection.start_soon)
+
+
 async def _stats(connection: Connection, command: messages.Stats) -> Reply:
     facts = connection.statistics()
     return {
@@ -118,6 +142,7 @@ async def _stats(connection: Connection, command: messages.Stats) -> Reply:
                 "dropped": subscription.dropped_total,
                 "conflated": subscription.conflated,
                 "filtered": subscription.filtered,
+                "queued": subscription.queued + subscription.held,
             }
             for subscription in connection.session.subscriptions.values()
         ],
@@ -134,27 +159,35 @@ async def _auth(connection: Connection, command: messages.Auth) -> Reply:
     known = connection.session.identity.user
     if known is not None and identity.user != known:
         raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
-    connection.log_in(identity)
-    return {"type": "authenticated", "id": command.id, "user": identity.user, "expires_in": identity.expires_in}
+    joined = await connection.log_in(identity, command.cursor)
+    return {
+        "type": "authenticated",
+        "id": command.id,
+        "user": identity.user,
+        "expires_in": identity.expires_in,
+        "topics": [starting_point(reply) for reply in joined],
+    }
 
 
 async def _batch(connection: Connection, command: messages.Batch) -> Reply:
-    connection.outbox.corked = True  # no message of a topic before the reply that confirms it
+    connection.outbox.corks += 1  # no message of a topic before the reply that confirms it
     try:
         # One after the other, also deciding: a later command may build on an earlier one.
         replies = [await connection.carry_out(connection.session.decide_part(part)) for part in command.commands]
     finally:
-        connection.outbox.corked = False
-    return {"type": "batch", "id": command.id, "replies": [Raw(encode(reply)) for reply in replies]}
+        connection.outbox.corks -= 1
+    return {"type": "batch", "id": command.id, "replies": [Raw(encode(reply)) for reply in replies if reply]}
 
 
-_Action = Callable[["Connection", Any], Awaitable[Reply]]
+_Action = Callable[["Connection", Any], Awaitable[Reply | None]]
 ACTIONS: dict[type, _Action] = {
     messages.Auth: _auth,
     messages.Batch: _batch,
     messages.History: _history,
+    messages.Members: _members,
     messages.Ping: _ping,
     messages.Publish: _publish,
+    messages.Request: _request,
     messages.Stats: _stats,
     messages.Subscribe: _subscribe,
     messages.Unsubscribe: _unsubscribe,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve, field, fields, frozen, validators
 
-from realtime.errors import ConfigurationError
-from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow
+from realtime.errors import CommandError, ConfigurationError, ErrorCode
+from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow, PresenceBy, PresenceMode
 
 __all__ = ["Settings", "load_settings"]
 
@@ -49,11 +50,23 @@ class Settings:
     #: 64 KiB hold every tick and chat line; a file belongs in an object store.
     max_message_bytes: int = field(default=64 * 1024, validator=_positive)
     max_topics: int = field(default=200, validator=_positive)
+    #: Requests of one connection that may be under way at once.
+    max_requests: int = field(default=64, validator=_positive)
+    #: Where a peer is placed when it logs in: ``{user}`` is its user, ``{role}`` each of its roles.
+    auto_subscribe: tuple[str, ...] = ("user:{user}", "role:{role}", "global")
     #: Topics that may exist at once in the whole server; each costs about a kilobyte and its history.
     max_server_topics: int = field(default=100_000, validator=_positive)
     max_connections: int = field(default=50_000, validator=_positive)
     #: Messages of history that one subscription may ask for.
     recover_limit: int = field(default=1000, validator=_positive)
+    #: Idempotency keys that are remembered at once, and for how long: longer than any publisher goes on trying.
+    idempotency_keys: int = field(default=100_000, validator=_positive)
+    idempotency_seconds: float = field(default=300.0, validator=_positive)
+    #: Progress sessions that may run at once, how long one is kept after its end, and after how long without an event
+    #: a session is taken for abandoned.
+    max_sessions: int = field(default=1000, validator=_positive)
+    session_keep_seconds: float = field(default=600.0, validator=_positive)
+    session_abandoned_seconds: float = field(default=3600.0, validator=_positive)
     #: What may wait for one peer. At 1,000 ticks a second this is one second behind.
     outbox_messages: int = field(default=1000, validator=_positive)
     outbox_bytes: int = field(default=1 << 20, validator=_positive)
@@ -83,7 +96,12 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigurationError("tls_certificate and tls_key are given together or not at all")
-        self.all_kinds()
+        kinds = self.all_kinds()
+        for template in self.auto_subscribe:
+            try:
+                kinds.split(template.replace("{user}", "1").replace("{role}", "1"))
+            except CommandError as error:
+                raise ConfigurationError(f"auto_subscribe: {template!r} is not a topic: {error.message}") from None
 
     @property
     def anonymous(self) -> bool:
@@ -101,11 +119,15 @@ class Settings:
         return kinds
 
 
-_KIND_ENUMS: dict[str, type[Access | Mode | Overflow]] = {
+_KIND_ENUMS: dict[str, type[StrEnum]] = {
+    "invalid_code": ErrorCode,
     "join": Access,
-    "publish": Access,
+    "missing_code": ErrorCode,
     "mode": Mode,
     "overflow": Overflow,
+    "presence": PresenceMode,
+    "presence_by": PresenceBy,
+    "publish": Access,
 }
 
 

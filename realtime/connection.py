@@ -6,10 +6,12 @@
     |- reader     this task: hands each message to the session, carries out what it decides
     |- heartbeat  pings, and ends a peer that has been silent for too long
     |- sender     while there is a backlog: owns the wire from the first byte that it did not take at once
-    '- timeouts   while there is one to watch: login, idleness, expiry, a write that makes no progress
+    |- deadlines  while there is one to watch: login, idleness, expiry, a write that makes no progress
+    '- requests   one for each that is under way and whose handler may wait
 
-The last two are started when there is something for them to do and end when there is not: most connections
-are idle, and a sleeping task is two to three kilobytes. What the commands do is next door, in `realtime.commands`.
+The last three are started when there is something for them to do and end when there is not: most connections
+are idle, and a sleeping task is two to three kilobytes. What the commands do is next door, in `realtime.commands`;
+what they do it to, in `realtime.membership` and `realtime.calls`.
 
 The first to find a reason calls `Connection.close`: it names the close reason and cancels the tree. Then, within
 a deadline, the goodbye is said: the `disconnect` push, what was still queued if the peer listens, the wire's own
@@ -20,26 +22,34 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from realtime import closing, messages
 from realtime.auth import ANONYMOUS, Identity
+from realtime.calls import Calls
 from realtime.closing import CloseReason
-from realtime.commands import ACTIONS, Reply, Subscribe, error_reply
+from realtime.commands import ACTIONS, Reply, error_reply, starting_point
+from realtime.deadlines import Deadlines
+from realtime.dialect import Dialect, DialectFraming
+from realtime.directory import no_such_connection
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation, WireError
+from realtime.history import Since, decode_cursor
+from realtime.membership import Membership
 from realtime.messages import encode
+from realtime.routes import Binding
 from realtime.session import Accepted, Refused, Session, State
-from realtime.subscription import Subscription
 from realtime.wire import Wire
+from realtime.wishes import Subscribe
 
 if TYPE_CHECKING:
     from realtime.engine import Engine
 
-__all__ = ["Connection", "ConnectionStatistics", "Subscribe"]
+__all__ = ["Connection", "ConnectionStatistics"]
 
 log = structlog.get_logger("realtime")
 
@@ -58,7 +68,11 @@ class ConnectionStatistics:
     transport: str
     connected_seconds: float
     heard_seconds_ago: float
+    #: Since its last command; a ping is none.
+    idle_seconds: float
     commands: int
+    #: Requests that are under way.
+    requests: int
     subscriptions: int
     queue_messages: int
     queue_bytes: int
@@ -77,13 +91,18 @@ class Connection:
         authenticated: bool = True,
         transport: str = "test",
         secret: str | None = None,
+        binding: Binding | None = None,
+        cursor: str = "",
     ) -> None:
+        """``cursor`` is where the topics are resumed that the server places the peer in."""
         settings = engine.settings
         self.id = "c_" + secrets.token_urlsafe(12)
         self.transport = transport
         self.reason: CloseReason | None = None
         self.commands = 0
-        self._secret = secret
+        self.secret = secret
+        self.binding = binding
+        self._cursor = cursor
         self.engine = engine
         self._settings = settings
         self._wire = wire
@@ -91,60 +110,80 @@ class Connection:
             id=self.id,
             kinds=engine.kinds,
             max_topics=settings.max_topics,
+            only=None if binding is None else binding.topic,
             identity=identity,
             state=State.OPEN if authenticated else State.GREETING,
         )
+        if binding is not None and binding.route.dialect is not None and wire.framing is not None:
+            wire.framing = DialectFraming(wire.framing, binding.route.dialect, binding.topic, engine.now_ms)
         self.outbox = engine.hub.outbox(
             wire,
             max_messages=settings.outbox_messages,
             max_bytes=settings.outbox_bytes,
+            owner=self.id,
             on_backlog=self._start_sender,
             on_failure=self.close,
         )
         self._nursery: trio.Nursery | None = None
-        #: Wakes the timeouts; None while that task is not needed.
-        self._rearm: trio.Event | None = None
-        now = trio.current_time()
-        self.connected_at = now
-        self._active_at = now
+        self.membership = Membership(engine, self.session, self.outbox, self._push, places=binding is None)
+        self.calls = Calls(engine, self.session, transport, self._send_soon)
+        route = None if binding is None else binding.route
+        self._ping_interval = (route and route.ping_interval_seconds) or settings.ping_interval_seconds
+        self._deadlines = Deadlines(
+            self.session,
+            self.outbox,
+            settings,
+            idle_timeout=(route and route.idle_timeout_seconds) or settings.idle_timeout_seconds,
+            listens_only=binding is not None,
+            close=self.close,
+            warn=self._send,
+        )
         self._backlog_since = 0.0
-        self._expires_at = math.inf if identity.expires_in is None else now + identity.expires_in
-        self._warned = False
+        #: Whether the route leads to something that has ended: the peer is told how, and no more.
+        self._is_over = False
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    async def run(self, subscribe: list[Subscribe] | None = None) -> CloseReason:
+    async def run(self, subscribe: list[Subscribe] | None = None, *, refuse_in_band: bool = False) -> CloseReason:
         """Serve the peer until one of the tasks finds a reason to end; the wire is released when this returns.
 
-        ``subscribe``: joined before the first command is read. Raises `CommandError`, before anything is sent, if
-        one of them is refused.
+        ``subscribe``: joined before the first command is read. If one of them is refused, this raises the
+        `CommandError` before anything is sent; or, with ``refuse_in_band``, tells the peer on the open wire and closes.
         """
-        self.outbox.corked = True
+        self.outbox.corks += 1
+        self._is_over = self.binding is not None and self.engine.progress.is_over(self.binding.topic)
+        replies: list[Reply] = []
+        refusal = None
         try:
-            replies = [await self.join(wish) for wish in subscribe or ()]
-        except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
-            self._leave()
-            raise
-        self.engine.connections[self.id] = self
+            replies = await self._arrive(subscribe or [])
+        except CommandError as error:
+            if not refuse_in_band:
+                raise
+            refusal = error
+        self.engine.connections.add(self)
         trace_id = ""
         try:
             self.outbox.offer_control(await self._wire.open())
-            self._push("welcome", self._welcome(replies))
-            for reply in replies:
-                self._push("subscribed", reply, cursor=self.outbox.cursor)
+            if refusal is None:
+                self._welcome(replies)
+                if self._is_over:
+                    self.close(closing.NORMAL)
+            else:
+                self._push("error", error_reply(None, refusal))
+                self.close(_REFUSALS.get(refusal.code, closing.BAD_REQUEST))
             async with trio.open_nursery() as self._nursery:
                 if self.reason is not None:
                     self._nursery.cancel_scope.cancel()
-                self.outbox.corked = False
+                self.outbox.corks -= 1
                 try:
                     self._nursery.start_soon(self._beat)
-                    self._watch()
+                    self._deadlines.watch(self.start_soon)
                     self.outbox.flush()
                     self.close(await self._wire.read(self))
                 finally:
                     # What is still to be sent is the goodbye's. The hub must not find this open once the nursery is
                     # closed to a new sender, which may be before this task runs again.
-                    self.outbox.corked = True
+                    self.outbox.corks += 1
         except WireError:
             self.close(closing.GONE)
         except Exception:  # a bug: it ends this connection and no other
@@ -152,12 +191,27 @@ class Connection:
             log.exception("connection failed", connection=self.id, trace_id=trace_id)
             self.close(closing.INTERNAL)
         finally:
-            self._leave()
+            self.membership.leave_all()
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
-            del self.engine.connections[self.id]
+            self.engine.connections.remove(self)
             await self._say_goodbye(trace_id)  # noqa: ASYNC102 - shields itself, with a deadline
         assert self.reason is not None
         return self.reason
+
+    async def _arrive(self, wishes: list[Subscribe]) -> list[Reply]:
+        """Join what the peer came for, and what its login brings. Raises `CommandError`: then it has joined nothing."""
+        replies: list[Reply] = []
+        try:
+            for wish in wishes:
+                if self._is_over and wish.since is None:
+                    wish = evolve(wish, since=Since(last=1))  # noqa: PLW2901 - how it ended
+                replies.append(await self.membership.join(wish))
+            if self.session.state is State.OPEN:
+                replies.extend(await self.membership.join_own(self.session.identity, decode_cursor(self._cursor)))
+        except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
+            self.membership.leave_all()
+            raise
+        return replies
 
     def close(self, reason: CloseReason) -> None:
         """End the connection for this reason, unless it is ending for another already. Never waits."""
@@ -166,12 +220,6 @@ class Connection:
             self.session.state = State.CLOSING
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel()
-
-    def _leave(self) -> None:
-        hub = self.engine.hub
-        for subscription in self.session.subscriptions.values():
-            hub.unsubscribe(subscription, keep_queue=True)
-        self.session.subscriptions.clear()
 
     async def _say_goodbye(self, trace_id: str) -> None:
         reason = self.reason
@@ -209,17 +257,72 @@ class Connection:
 
     async def receive(self, text: bytes | memoryview) -> None:
         """One message of the peer; called by the wire, in the reader's task."""
-        self.commands += 1
+        if self.session.state is State.CLOSING:  # it came with what ended the conversation
+            return
+        dialect = None if self.binding is None else self.binding.route.dialect
+        if dialect is not None:
+            self._hear(dialect, text)
+            return
         try:
-            decision = self.session.decide(text)
+            reply = await self._obey(text)
         except ProtocolViolation as violation:
             self._push("error", error_reply(None, CommandError(ErrorCode.BAD_REQUEST, violation.message)))
             self.close(violation.reason)
             return
-        if self._settings.idle_timeout_seconds is not None and not _is_ping(decision):
-            self._active_at = trio.current_time()
-        reply = await self.carry_out(decision)
-        self._push(reply["type"], reply)
+        if reply is not None:
+            self._push(reply["type"], reply)
+
+    async def answer(self, text: bytes) -> Reply:
+        """One command that came by another way than the wire: the reply. Raises `CommandError`.
+
+        It is carried out by a task of this connection, so it ends with it.
+        """
+        if self._nursery is None or self.session.state is State.CLOSING:
+            raise no_such_connection()
+        self.calls.check()
+        replies: list[Reply | CommandError] = []
+        done = trio.Event()
+
+        async def obey() -> None:
+            try:
+                replies.append(await self._obey(text, wait=True) or {})
+            except ProtocolViolation as violation:
+                replies.append(CommandError(ErrorCode.BAD_REQUEST, violation.message))
+            finally:
+                self.calls.under_way -= 1
+                done.set()
+
+        self.calls.under_way += 1
+        self._nursery.start_soon(obey)
+        await done.wait()
+        self.outbox.flush()
+        if not replies:
+            raise no_such_connection()
+        (reply,) = replies
+        if isinstance(reply, CommandError):
+            raise reply
+        return reply
+
+    async def _obey(self, text: bytes | memoryview, *, wait: bool = False) -> Reply | None:
+        """Decide about a command and carry it out; the reply, or None where it comes later.
+
+        ``wait``: it does not come later. Raises `ProtocolViolation`.
+        """
+        self.commands += 1
+        decision = self.session.decide(text)
+        if not _is_ping(decision):
+            self._deadlines.active()
+        if wait and isinstance(decision, Accepted) and isinstance(decision.command, messages.Request):
+            return await self.calls.serve(decision.command)
+        return await self.carry_out(decision)
+
+    def _hear(self, dialect: Dialect, text: bytes | memoryview) -> None:
+        """A word of a peer that does not speak the protocol: nothing but what keeps the connection alive."""
+        self.commands += 1
+        said = dialect.hear(text)
+        framing = self._wire.framing
+        if said is not None and isinstance(framing, DialectFraming):
+            self.outbox.offer_control(framing.inner.push("pong", said))
 
     def quiet(self) -> None:
         """Everything that had arrived has been handled: send the replies in one write."""
@@ -230,14 +333,14 @@ class Connection:
         self._backlog_since = trio.current_time()
         assert self._nursery is not None  # nothing is flushed outside of it: the outbox is corked
         self._nursery.start_soon(self._send_backlog)
-        self._watch()
+        self._deadlines.watch(self.start_soon)
 
     async def _send_backlog(self) -> None:
         """The sender: see `realtime.outbox`."""
         outbox, wire = self.outbox, self._wire
         try:
             await wire.drain()
-            while not (outbox.empty or outbox.corked):
+            while not (outbox.empty or outbox.corks):
                 # Not `Wire.write`: what is taken counts as delivered, and a write that is cancelled before it has
                 # begun would lose it, so that the goodbye went on behind a hole.
                 if not wire.busy:
@@ -251,7 +354,7 @@ class Connection:
     async def _beat(self) -> None:
         """The heartbeat."""
         wire, settings = self._wire, self._settings
-        interval = settings.ping_interval_seconds
+        interval = self._ping_interval
         patience = interval + settings.pong_timeout_seconds if wire.peer_answers else math.inf
         interval = min(interval, wire.heartbeat_interval or math.inf)
         # Connections that came together do not ping together, but all beats fall on a common grid: a process that
@@ -267,62 +370,15 @@ class Connection:
                 return
             if now >= beat_at:
                 beat_at += interval * math.ceil((now - beat_at) / interval + 1e-9)
-                self.outbox.offer_control(wire.heartbeat(self._ping_text()))
+                if wire.framing is not None:
+                    ping = b'{"type":"ping","server_time":%d}' % self.engine.now_ms()
+                    self.outbox.offer_control(wire.heartbeat(wire.framing.push("ping", ping)))
                 self.outbox.flush()
-
-    def _watch(self) -> None:
-        """Have the deadlines looked at: something has changed that may bring one nearer."""
-        if self._rearm is not None:
-            self._rearm.set()
-        elif self._nursery is not None:
-            self._rearm = trio.Event()
-            self._nursery.start_soon(self._watch_timeouts)
-
-    async def _watch_timeouts(self) -> None:
-        """The timeouts: sleeps until the nearest deadline, and ends when there is none."""
-        settings = self._settings
-        progress = -1
-        progress_at = 0.0
-        while True:
-            now = trio.current_time()
-            login_by = idle_at = stalled_at = math.inf
-            if self.session.state is State.GREETING:
-                login_by = self.connected_at + settings.auth_timeout_seconds
-            if settings.idle_timeout_seconds is not None:
-                idle_at = self._active_at + settings.idle_timeout_seconds
-            if self.outbox.backlogged:
-                if self._wire.progress != progress:
-                    progress, progress_at = self._wire.progress, now
-                stalled_at = progress_at + settings.write_stall_timeout_seconds
-            else:
-                progress = -1
-            for deadline, reason in (
-                (login_by, closing.NOT_AUTHENTICATED),
-                (idle_at, closing.IDLE),
-                (self._expires_at, closing.TOKEN_EXPIRED),
-                (stalled_at, closing.TOO_SLOW),
-            ):
-                if now >= deadline:
-                    self.close(reason)
-                    return
-            warn_at = self._expires_at - settings.token_warning_seconds
-            if now >= warn_at and not self._warned:
-                self._warned = True
-                left = {"type": "token_expiring", "expires_in": round(self._expires_at - now)}
-                self._push("token_expiring", left)
-                self.outbox.flush()
-            nearest = min(login_by, idle_at, self._expires_at, stalled_at, math.inf if self._warned else warn_at)
-            if nearest == math.inf:
-                self._rearm = None
-                return
-            self._rearm = trio.Event()
-            with trio.move_on_at(nearest):
-                await self._rearm.wait()
 
     # -- carrying out ----------------------------------------------------------------------------------------
 
-    async def carry_out(self, decision: Accepted | Refused) -> Reply:
-        """Do what was decided; the reply."""
+    async def carry_out(self, decision: Accepted | Refused) -> Reply | None:
+        """Do what was decided; the reply, or None where it comes later."""
         if isinstance(decision, Refused):
             return error_reply(decision.id, decision.error)
         command = decision.command
@@ -336,36 +392,37 @@ class Connection:
             failure = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
             return {**error_reply(command.id, failure), "trace_id": trace_id}
 
-    async def join(self, wish: Subscribe) -> Reply:
-        """Subscribe the peer, if it may; the confirmation, which must be queued without a checkpoint between."""
-        kind, name = self.engine.kinds.split(wish.topic)
-        if not kind.join.allows(self.session.identity.user, name):
-            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
-        if refusal := self.session.join_refusal(wish.topic):
-            raise refusal
-        subscription = Subscription(
-            wish.topic, kind, self.outbox, view=wish.view, mode=wish.mode or kind.mode, overflow=kind.overflow
-        )
-        joined = await self.engine.hub.subscribe(subscription, wish.since, self._settings.recover_limit)
-        self.session.subscriptions[wish.topic] = subscription
-        return {
-            "type": "subscribed",
-            "topic": wish.topic,
-            "epoch": joined.position.epoch,
-            "offset": joined.position.offset,
-            "recovered": joined.recovered,
-            "why": joined.why,
-            "replayed": joined.replayed if joined.recovered else None,
-        }
+    async def log_in(self, identity: Identity, cursor: str | None = None) -> list[Reply]:
+        """Take up a good login, the first or a fresh one of the same user; the topics that it brought.
 
-    def log_in(self, identity: Identity) -> None:
-        """Take up a login that was found good: the first, or a fresh one of the same user."""
-        self.session.identity = identity
-        if self.session.state is State.GREETING:
-            self.session.state = State.OPEN
-        self._warned = False
-        self._expires_at = math.inf if identity.expires_in is None else trio.current_time() + identity.expires_in
-        self._watch()
+        Raises `CommandError` for text that is no cursor.
+        """
+        positions = decode_cursor(cursor or "")
+        session = self.session
+        known, session.identity = session.identity, identity
+        if known.user is None and identity.user is not None:
+            self.membership.change_member()
+        if session.state is State.GREETING:
+            session.state = State.OPEN
+        self.engine.connections.log_in(self)
+        self._deadlines.log_in(identity)
+        self._deadlines.watch(self.start_soon)
+        return await self.membership.join_own(identity, positions)
+
+    def start_soon(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run a task in this connection's tree: it ends with it."""
+        assert self._nursery is not None  # what asks for it is a command, and those are read within
+        self._nursery.start_soon(function, *arguments)
+
+    def _send_soon(self, reply: Reply) -> None:
+        """Send a reply that took its time; those that are ready together leave in one write."""
+        self._push(reply["type"], reply)
+        self.engine.hub.flush_soon(self.outbox)
+
+    def _send(self, push: dict[str, Any]) -> None:
+        """Send a push at once."""
+        self._push(push["type"], push)
+        self.outbox.flush()
 
     # -- words -----------------------------------------------------------------------------------------------
 
@@ -374,23 +431,24 @@ class Connection:
         if framing is not None:
             self.outbox.offer_control(framing.push(kind, encode(push), cursor))
 
-    def _welcome(self, joined: list[Reply]) -> dict[str, Any]:
+    def _welcome(self, joined: list[Reply]) -> None:
+        """Say the first words."""
         settings = self._settings
-        return {
+        welcome = {
             "type": "welcome",
             "protocol": 1,
             **self.session.describe(),
             "server_time": self.engine.now_ms(),
-            "ping_interval": settings.ping_interval_seconds,
-            "secret": self._secret,
-            "topics": [
-                {"topic": reply["topic"], "epoch": reply["epoch"], "offset": reply["offset"]} for reply in joined
-            ],
+            "ping_interval": self._ping_interval,
+            "secret": self.secret,
+            "topics": [starting_point(reply) for reply in joined],
             "limits": {"max_message_bytes": settings.max_message_bytes, "max_topics": settings.max_topics},
         }
-
-    def _ping_text(self) -> bytes:
-        return b'{"type":"ping","server_time":%d}' % self.engine.now_ms()
+        # A dialect may have no word for ``subscribed``, and the peer is to know its place from the beginning.
+        self._push("welcome", welcome, cursor=None if self.binding is None else self.outbox.cursor)
+        if self._wire.framing is not None and self._wire.framing.cursors:
+            for reply in joined:  # the welcome has said so, but moves no cursor
+                self._push("subscribed", reply, cursor=self.outbox.cursor)
 
     def statistics(self) -> ConnectionStatistics:
         """A snapshot."""
@@ -400,9 +458,11 @@ class Connection:
             id=self.id,
             user=self.session.identity.user,
             transport=self.transport,
-            connected_seconds=now - self.connected_at,
+            connected_seconds=now - self._deadlines.connected_at,
             heard_seconds_ago=now - self._wire.heard_at,
+            idle_seconds=now - self._deadlines.active_at,
             commands=self.commands,
+            requests=self.calls.under_way,
             subscriptions=len(self.session.subscriptions),
             queue_messages=outbox.messages,
             queue_bytes=outbox.bytes,
@@ -420,4 +480,13 @@ _VIOLATIONS = {
     closing.TOO_BIG: ErrorCode.PAYLOAD_TOO_LARGE,
     closing.UNSUPPORTED_DATA: ErrorCode.BAD_REQUEST,
     closing.INVALID_TEXT: ErrorCode.BAD_REQUEST,
+}
+
+#: How a connection ends whose first topic is refused.
+_REFUSALS = {
+    ErrorCode.ROOM_NOT_FOUND: closing.NO_SUCH_SESSION,
+    ErrorCode.SESSION_NOT_FOUND: closing.NO_SUCH_SESSION,
+    ErrorCode.PERMISSION_DENIED: closing.FORBIDDEN,
+    ErrorCode.LIMIT_EXCEEDED: closing.OVERLOADED,
+    ErrorCode.UNAVAILABLE: closing.OVERLOADED,
 }

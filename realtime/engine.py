@@ -4,7 +4,10 @@
 
     open_engine
     |- broker     cancelled last
-    '- hub        cancelled last
+    |- hub        cancelled last
+    |- presence   tells who came and who went
+    |- progress   sweeps sessions that were abandoned
+    '- feeds      push into topics
 
 For a program that wants the hub in its own Trio nursery. `realtime.server` adds the transports.
 """
@@ -13,29 +16,43 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar, Unpack
 
 import trio
 from attrs import frozen
 
 from realtime.auth import Authenticate, Identity
 from realtime.broker import Broker, MemoryBroker
-from realtime.closing import SHUTTING_DOWN, with_jitter
+from realtime.closing import FORBIDDEN, SHUTTING_DOWN, CloseReason, with_jitter
 from realtime.config import Settings
-from realtime.errors import CommandError, ErrorCode
-from realtime.history import Position, Since
+from realtime.directory import Directory
+from realtime.errors import CommandError, ErrorCode, lone
+from realtime.events import EventCatalogue
+from realtime.feeds import Feeds, FeedStatistics
+from realtime.history import Since
 from realtime.hub import Hub, HubStatistics
+from realtime.idempotency import Receipt, Receipts
 from realtime.ingress import Ingress
 from realtime.local import LocalSubscription, subscribe_locally
+from realtime.presence import MembersPage, Presence, PresenceStatistics
+from realtime.progress import ProgressSessions, ProgressStatistics
 from realtime.publishing import Publisher
-from realtime.topics import Mode, Overflow
-
-if TYPE_CHECKING:
-    from realtime.connection import Connection
+from realtime.registry import Registry
+from realtime.requests import ActionOptions, Actions, ActionStatistics
+from realtime.routes import Route, Routes
+from realtime.topics import Kind, Mode, Overflow, PresenceMode
+from realtime.wishes import Subscribe
 
 __all__ = ["Engine", "EngineStatistics", "lone_exceptions_bare", "open_engine"]
+
+#: How long those who have a topic that ends may hold up its end.
+HANDING_OUT_SECONDS = 5.0
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Feed = TypeVar("Feed", bound=Callable[..., Any])
 
 
 @frozen
@@ -44,9 +61,19 @@ class EngineStatistics:
 
     uptime_seconds: float
     connections: int
+    users: int
     transports: dict[str, int]
     refused: dict[str, int]
+    #: Publishes that brought nothing new.
+    duplicates: int
+    #: Topics that were created and removed by request.
+    created_topics: int
+    removed_topics: int
     hub: HubStatistics
+    presence: PresenceStatistics
+    progress: ProgressStatistics
+    actions: list[ActionStatistics]
+    feeds: list[FeedStatistics]
 
 
 async def _refuse_tokens(token: str) -> Identity:  # noqa: ARG001
@@ -62,51 +89,207 @@ class Engine:
         *,
         broker: Broker | None = None,
         authenticate: Authenticate | None = None,
+        catalogue: EventCatalogue | None = None,
+        actions: Actions | None = None,
+        feeds: Feeds | None = None,
+        routes: Iterable[Route] = (),
         now_ms: Callable[[], int] | None = None,
     ) -> None:
         self.settings = settings
         self.kinds = settings.all_kinds()
         self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         if broker is None:  # one that knows no topics yet is empty, which is not the same
-            broker = MemoryBroker(self.kinds, max_topics=settings.max_server_topics, now_ms=self.now_ms)
+            broker = MemoryBroker(
+                self.kinds,
+                max_topics=settings.max_server_topics,
+                receipts=Receipts(settings.idempotency_keys, settings.idempotency_seconds),
+                now_ms=self.now_ms,
+            )
         self.broker: Broker = broker
         self.authenticate: Authenticate = authenticate or _refuse_tokens
         self.ingress = Ingress(settings.ingress_messages, settings.ingress_bytes)
         self.hub = Hub(self.broker, self.ingress)
-        self.publisher = Publisher(self.kinds, self.broker, self.hub, settings.max_message_bytes)
-        self.connections: dict[str, Connection] = {}
+        self.registry = Registry(self.kinds, settings.max_server_topics)
+        self.catalogue = catalogue or EventCatalogue()
+        self.publisher = Publisher(
+            self.kinds,
+            self.broker,
+            self.hub,
+            self.registry,
+            max_message_bytes=settings.max_message_bytes,
+            catalogue=self.catalogue,
+        )
+        self.presence = Presence(self.hub.tell)
+        self.actions = actions or Actions()
+        self.feeds = feeds or Feeds()
+        self.hub.on_audience = self.feeds.audience
+        self.routes = Routes(routes)
+        self.progress = ProgressSessions(
+            self,
+            max_running=settings.max_sessions,
+            keep_seconds=settings.session_keep_seconds,
+            abandoned_seconds=settings.session_abandoned_seconds,
+            now_ms=self.now_ms,
+        )
+        self.connections = Directory()
         #: Requests and peers that were turned away, by reason.
         self.refused: dict[str, int] = {}
         #: Where jitter comes from; tests put a constant here.
         self.random: Callable[[], float] = random.random
         #: Whether a shutdown has begun: no new work is to be sent here.
         self.draining = False
+        #: Set when a shutdown begins: those who wait for something to come.
+        self.waiting: set[trio.Event] = set()
         self._started_at = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run broker and hub until cancelled."""
+        """Run everything that has a task of its own until cancelled."""
         self._started_at = trio.current_time()
         self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.broker.run, self.ingress)
             await nursery.start(self.hub.run)
+            await nursery.start(self.presence.run)
+            await nursery.start(self.progress.run)
+            await nursery.start(self.feeds.run, self)
             task_status.started()
 
-    async def publish(self, topic: str, data: Any, *, event: str | None = None, key: str | None = None) -> Position:
-        """Publish to a topic; see `Publisher.publish`."""
-        return await self.publisher.publish(topic, data, event=event, key=key)
+    # -- registering -----------------------------------------------------------------------------------------
 
-    def publish_from_thread(
-        self, topic: str, data: Any, *, event: str | None = None, key: str | None = None
-    ) -> Position:
-        """Publish from a thread that is not Trio's; blocks it until the message has its position.
+    def handler(self, name: str, **options: Unpack[ActionOptions]) -> Callable[[Handler], Handler]:
+        """Register a handler of requests: see `Actions.handler`."""
+        return self.actions.handler(name, **options)
+
+    def feed(self, **options: Any) -> Callable[[Feed], Feed]:
+        """Register a feed: see `Feeds.feed`."""
+        return self.feeds.feed(**options)
+
+    # -- sending ---------------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """Publish to a topic; see `Publisher.publish`."""
+        return await self.publisher.publish(topic, data, event=event, key=key, idempotency_key=idempotency_key)
+
+    async def broadcast(self, topics: Iterable[str], data: Any, **options: Any) -> list[Receipt | CommandError]:
+        """Publish to several topics, with the options of `publish`; what became of each."""
+        results: list[Receipt | CommandError] = []
+        for topic in topics:
+            try:
+                results.append(await self.publish(topic, data, **options))
+            except CommandError as error:
+                results.append(error)
+        return results
+
+    async def send_to_user(self, user: str, data: Any, **options: Any) -> Receipt:
+        """Send to all connections of a user, now or when it comes back: to its own topic."""
+        return await self.publish(f"user:{user}", data, **options)
+
+    async def send_to_role(self, role: str, data: Any, **options: Any) -> Receipt:
+        """Send to everybody who has a role."""
+        return await self.publish(f"role:{role}", data, **options)
+
+    async def send_to_connection(self, connection_id: str, data: Any, **options: Any) -> Receipt:
+        """Send to one connection, in a topic of its own that it is placed in the first time. Raises `CommandError`."""
+        connection = self.connections.find(connection_id)
+        topic = f"connection:{connection_id}"
+        if topic not in connection.session.subscriptions:
+            with suppress(CommandError):  # two at once: the other one has placed it
+                await connection.membership.place(Subscribe(topic))
+        return await self.publish(topic, data, **options)
+
+    def publish_from_thread(self, topic: str, data: Any, **options: Any) -> Receipt:
+        """Publish from a thread that is not Trio's, with the options of `publish`; blocks it until that is done.
 
         Raises what `publish` raises, and `trio.RunFinishedError` once the server's run has ended.
         """
         if self._token is None:
             raise CommandError(ErrorCode.UNAVAILABLE, "the server is not running")
-        return self.publisher.publish_from_thread(topic, data, event=event, key=key, token=self._token)
+        return self.publisher.publish_from_thread(topic, data, token=self._token, **options)
+
+    # -- topics and peers ------------------------------------------------------------------------------------
+
+    def check_join(self, identity: Identity, topic: str, *, placed: bool = False) -> Kind:
+        """The kind of a topic that this peer may have, or that it is placed in. Raises `CommandError`."""
+        kind, name = self.kinds.split(topic)
+        if not (placed or kind.join.allows(identity.user, name)):
+            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
+        self.registry.check(kind, topic)
+        return kind
+
+    def create_topic(self, topic: str) -> bool:
+        """Create a topic of a kind whose topics must be; false where it is there already. Raises `CommandError`."""
+        return self.registry.create(topic)
+
+    def remove_topic(self, topic: str) -> None:
+        """Take a topic away: who has it is told, its history is gone. Raises `CommandError`."""
+        kind, _ = self.kinds.split(topic)
+        self.registry.remove(topic)
+        error = CommandError(kind.missing_code, f"the {kind.name} was removed")
+        for subscription in self.hub.subscriptions(topic):
+            if subscription.on_end is not None:
+                subscription.on_end(subscription, error)
+        self.broker.forget(topic)
+
+    async def end(self, topic: str, reason: CloseReason) -> None:
+        """Close the connections that a route has brought to the topic, once they were handed what was published."""
+        if self.hub.subscriptions(topic):
+            page = await self.broker.read(topic, Since(), 0)
+            with trio.move_on_after(HANDING_OUT_SECONDS):
+                await self.hub.wait_routed(topic, page.top.offset)
+        for connection in self.connections:
+            if connection.binding is not None and connection.binding.topic == topic:
+                connection.close(reason)
+
+    async def is_exhausted(self, topic: str, since: Since | None) -> bool:
+        """Whether nothing comes any more for one who was on a topic that is over, and has had everything."""
+        if since is None or since.after is None or not self.progress.is_over(topic):
+            return False
+        page = await self.broker.read(topic, since, 1)
+        return page.why is None and not page.publications
+
+    def members(self, topic: str, after: str | None = None, limit: int = 1000) -> MembersPage:
+        """A page of who is in a topic. Raises `CommandError`."""
+        kind, _ = self.kinds.split(topic)
+        if kind.presence is PresenceMode.NONE:
+            raise CommandError(ErrorCode.BAD_REQUEST, f"{kind.name} topics keep no list of members")
+        if kind.presence is PresenceMode.COUNT:
+            return MembersPage([], self.presence.count(topic))
+        return self.presence.members(topic, after, limit)
+
+    async def place_user(self, user: str, topic: str) -> int:
+        """Subscribe all connections of a user, by the server's own will; how many have the topic now."""
+        count = 0
+        for connection in self.connections.of_user(user):
+            try:
+                await connection.membership.place(Subscribe(topic))
+            except CommandError as error:
+                if error.code is ErrorCode.CONNECTION_NOT_FOUND:  # it has ended meanwhile; the others have not
+                    continue
+                if error.code is not ErrorCode.ALREADY_SUBSCRIBED:
+                    raise
+            count += 1
+        return count
+
+    def evict_user(self, user: str, topic: str) -> int:
+        """End the subscriptions of all connections of a user; how many had it."""
+        error = CommandError(ErrorCode.PERMISSION_DENIED, "ended by the operator")
+        return sum(connection.membership.evict(topic, error) for connection in self.connections.of_user(user))
+
+    def disconnect_user(self, user: str, reason: CloseReason = FORBIDDEN) -> int:
+        """Close all connections of a user; how many there were."""
+        connections = self.connections.of_user(user)
+        for connection in connections:
+            connection.close(reason)
+        return len(connections)
 
     def subscribe(
         self,
@@ -132,7 +315,11 @@ class Engine:
     async def drain(self) -> None:
         """Tell every peer to come back later; their connections then say goodbye by themselves."""
         self.draining = True
-        for count, connection in enumerate(list(self.connections.values()), 1):
+        for event in self.waiting:
+            event.set()
+        with trio.move_on_after(self.settings.grace_seconds / 2):
+            await self.progress.shutdown()
+        for count, connection in enumerate(self.connections, 1):
             connection.close(with_jitter(SHUTTING_DOWN, self.settings.reconnect_spread_seconds))
             if not count % 100:
                 await trio.lowlevel.checkpoint()  # let the first ones go while the last are told
@@ -143,24 +330,28 @@ class Engine:
 
     def statistics(self) -> EngineStatistics:
         """A snapshot; costs one walk over all subscriptions."""
-        transports: dict[str, int] = {}
-        for connection in self.connections.values():
-            transports[connection.transport] = transports.get(connection.transport, 0) + 1
+        transports = Counter(connection.transport for connection in self.connections)
         return EngineStatistics(
             uptime_seconds=round(trio.current_time() - self._started_at, 3),
             connections=len(self.connections),
-            transports=transports,
+            users=self.connections.users,
+            transports=dict(transports),
             refused=dict(self.refused),
+            duplicates=self.publisher.duplicates,
+            created_topics=self.registry.created,
+            removed_topics=self.registry.removed,
             hub=self.hub.statistics(),
+            presence=self.presence.statistics(),
+            progress=self.progress.statistics(),
+            actions=self.actions.statistics(),
+            feeds=self.feeds.statistics(),
         )
 
 
 @asynccontextmanager
-async def open_engine(
-    settings: Settings | None = None, *, broker: Broker | None = None, authenticate: Authenticate | None = None
-) -> AsyncIterator[Engine]:
-    """Run an engine for the length of a block."""
-    engine = Engine(settings or Settings(), broker=broker, authenticate=authenticate)
+async def open_engine(settings: Settings | None = None, **parts: Any) -> AsyncIterator[Engine]:
+    """Run an engine for the length of a block. ``parts`` are the keyword arguments of `Engine`."""
+    engine = Engine(settings or Settings(), **parts)
     with lone_exceptions_bare():
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
@@ -178,10 +369,8 @@ def lone_exceptions_bare() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        lone: BaseException = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        if isinstance(lone, BaseExceptionGroup):
+        alone = lone(group)
+        if isinstance(alone, BaseExceptionGroup):
             raise
         # From itself: keeps its own cause and traceback, without the group as a context.
-        raise lone from lone.__cause__  # noqa: ASYNC123
+        raise alone from alone.__cause__  # noqa: ASYNC123

@@ -28,6 +28,7 @@ __all__ = [
     "WireBroken",
     "WireClosed",
     "WireError",
+    "lone",
 ]
 
 
@@ -44,6 +45,7 @@ class ErrorCode(StrEnum):
     INVALID_SYMBOL = "INVALID_SYMBOL"
     ROOM_NOT_FOUND = "ROOM_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    CONNECTION_NOT_FOUND = "CONNECTION_NOT_FOUND"
     ALREADY_SUBSCRIBED = "ALREADY_SUBSCRIBED"
     NOT_SUBSCRIBED = "NOT_SUBSCRIBED"
     SUBSCRIPTION_FAILED = "SUBSCRIPTION_FAILED"
@@ -98,3 +100,13 @@ class WireClosed(WireError):
 
 class WireBroken(WireError):
     """The peer, or the network between, went away."""
+
+
+def lone(error: BaseException) -> BaseException:
+    """The exception inside a group of one, however deep; any other as it is.
+
+    A nursery wraps also a single exception, which is not its user's business.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

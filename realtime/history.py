@@ -44,6 +44,10 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     event: str | None = None
     key: str | None = None
+    #: The connection that published it and asked not to hear it.
+    origin: str | None = None
+    #: The life of the topic that it belongs to.
+    epoch: str = ""
 
 
 class Why(StrEnum):

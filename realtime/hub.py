@@ -4,6 +4,7 @@
 
     run
     |- the hub's one task: receive from the ingress, route, flush, again
+    |- the pacer          lets go, in time, what rate-limited subscribers wait for
     '- one task for each topic that is held back by a full subscriber under policy ``block``
 
 A turn takes all that the ingress holds (up to `TURN_MESSAGES`), routes it synchronously, then writes the
@@ -17,7 +18,8 @@ A little long for this house: joining, routing and holding back each rely on the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import trio
 from attrs import frozen
@@ -25,10 +27,13 @@ from attrs import frozen
 from realtime.audience import Audience, TopicStatistics, Totals
 from realtime.broker import Broker
 from realtime.closing import CloseReason
-from realtime.errors import CommandError, ErrorCode
+from realtime.group import Group
 from realtime.history import Page, Position, Publication, Since, Why
+from realtime.holding import Holder, room_signal
 from realtime.ingress import Ingress
+from realtime.messages import encode
 from realtime.outbox import Outbox
+from realtime.pacing import Pacer
 from realtime.subscription import Loss, Subscription
 from realtime.topics import Mode, Overflow
 from realtime.views import Run, View, encode_run
@@ -83,11 +88,16 @@ class Hub:
         self._published = 0
         self._gone = Totals()
         self._nursery: trio.Nursery | None = None
+        self._pacer = Pacer(self._release, self._flush)
+        self._holder = Holder(self._deliver, self._flush, self._drop_if_empty)
+        #: Told when a topic gets its first subscriber on this node (true), and when it has lost its last (false).
+        self.on_audience: Callable[[str, bool], None] | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Route and flush until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._pacer.run)
             task_status.started()
             while True:
                 batch = await self.ingress.receive(TURN_MESSAGES)
@@ -109,6 +119,7 @@ class Hub:
         *,
         max_messages: int,
         max_bytes: int,
+        owner: str = "",
         on_backlog: Callable[[], None],
         on_failure: Callable[[CloseReason], None],
     ) -> Outbox:
@@ -117,6 +128,7 @@ class Hub:
             wire,
             max_messages=max_messages,
             max_bytes=max_bytes,
+            owner=owner,
             on_backlog=on_backlog,
             on_failure=on_failure,
             recoverable=self.broker.recoverable,
@@ -151,7 +163,15 @@ class Hub:
     def _join(self, audience: Audience, subscription: Subscription, page: Page, since: Since | None) -> Joined:
         """Queue the replay and what came live meanwhile; from here on the subscription is like any other."""
         outbox = subscription.outbox
-        audience.epoch = subscription.epoch = page.top.epoch
+        epoch = page.top.epoch
+        waiting, subscription.waiting = subscription.waiting, None
+        assert waiting is not None
+        live = [publication for publication in waiting if publication.epoch == epoch]
+        if audience.epoch != epoch:
+            # The first to join, or the topic was removed and has come back: its count starts anew.
+            audience.epoch = epoch
+            audience.routed = live[-1].offset if live else 0
+        subscription.epoch = epoch
         subscription.after = page.top.offset
         if since is not None and since.after is not None and page.why is None:
             start = since.after.offset
@@ -161,17 +181,17 @@ class Hub:
             start = page.top.offset
         outbox.start(subscription, Position(subscription.epoch, start))
         outbox.offer_replay(subscription, page.publications)
-        live, subscription.waiting = subscription.waiting, None
-        assert live is not None
-        self._offer_news(subscription, list(live), {})
+        self._offer_news(subscription, live, {})
         if audience.routed >= subscription.after:
             audience.joining.discard(subscription)
-            self._admit(audience, subscription)
+            audience.admit(subscription)
         # else some of what the page held has still to come out of the ingress: `_route` admits it then
         audience.size += 1
+        if audience.size == 1 and self.on_audience is not None:
+            self.on_audience(audience.topic, True)  # noqa: FBT003 - it is the name of the argument that counts there
         if subscription.overflow is Overflow.BLOCK:
             audience.blocking += 1
-            outbox.on_room[subscription] = self._room_signal(audience, subscription)
+            outbox.on_room[subscription] = room_signal(audience, subscription)
         recovered = None
         if since is not None:
             recovered = "none" if page.why else "latest" if subscription.mode is Mode.LATEST else "full"
@@ -197,29 +217,36 @@ class Hub:
         outbox = subscription.outbox
         first = news[0].offset
         dirty = False
+        its_own = [publication for publication in news if _is_echo(publication, outbox)]
         if first > subscription.after + 1:
             dirty = outbox.lose_range(subscription, subscription.after + 1, first - 1, Loss.UPSTREAM)
         subscription.after = news[-1].offset
-        # A crowd that joins together sees the same first messages: encode them once for all of it.
-        shared = (subscription.view, self._framing(subscription), first)
-        if shared not in encoded:
-            encoded[shared] = encode_run(subscription.view, shared[1], subscription.epoch, news)
-        run = encoded[shared]
-        subscription.filtered += len(news) - (0 if run is None else run.count)
+        view, framing = subscription.view, outbox.wire.framing
+        if its_own:
+            others = [publication for publication in news if publication not in its_own]
+            run = encode_run(view, framing, subscription.epoch, others)
+        else:
+            # A crowd that joins together sees the same first messages: encode them once for all of it.
+            shared = (view, framing, first)
+            if shared not in encoded:
+                encoded[shared] = encode_run(view, framing, subscription.epoch, news)
+            run = encoded[shared]
+        subscription.own_filtered += len(news) - (0 if run is None else run.count)
         if (run is not None and outbox.offer(subscription, run)) or dirty:
             self._dirty.append(outbox)
 
-    def update(self, subscription: Subscription, view: View, mode: Mode) -> None:
+    def update(self, subscription: Subscription, view: View, mode: Mode, max_rate: float | None) -> None:
         """Change what a live subscription sees, from the next message on, without losing its place."""
         audience = self._audiences[subscription.topic]
         admitted = subscription not in audience.joining
         if admitted:
-            self._expel(audience, subscription)
+            self._offer_held(audience, subscription)
         subscription.view = view
+        subscription.max_rate = max_rate
         if mode is not subscription.mode:
             subscription.change_mode(mode)
         if admitted:
-            self._admit(audience, subscription)
+            audience.admit(subscription)
         audience.room.set()  # in mode ``latest`` nobody waits for it
 
     def unsubscribe(self, subscription: Subscription, *, keep_queue: bool = False) -> None:
@@ -227,9 +254,13 @@ class Hub:
         audience = self._audiences[subscription.topic]
         if subscription in audience.joining:
             audience.joining.discard(subscription)
+        elif keep_queue:
+            self._offer_held(audience, subscription)
         else:
-            self._expel(audience, subscription)
+            audience.expel(subscription)
         audience.size -= 1
+        if not audience.size and self.on_audience is not None:
+            self.on_audience(audience.topic, False)  # noqa: FBT003
         if subscription.overflow is Overflow.BLOCK:
             audience.blocking -= 1
             del subscription.outbox.on_room[subscription]
@@ -240,35 +271,99 @@ class Hub:
         self.broker.unsubscribe(subscription.topic)
         self._drop_if_empty(audience)
 
-    @staticmethod
-    def _framing(subscription: Subscription) -> Framing | None:
-        return subscription.outbox.wire.framing
+    def subscriptions(self, topic: str) -> list[Subscription]:
+        """All subscriptions to the topic on this node."""
+        audience = self._audiences.get(topic)
+        return [] if audience is None else audience.subscriptions()
 
-    def _admit(self, audience: Audience, subscription: Subscription) -> None:
-        key = (subscription.view, self._framing(subscription))
-        audience.groups.setdefault(key, {})[subscription] = None
+    async def wait_routed(self, topic: str, offset: int) -> None:
+        """Wait until everything up to ``offset`` is in the outboxes of the topic's subscribers, if it has any."""
+        audience = self._audiences.get(topic)
+        if audience is None:
+            return
+        # Who has read that far in history need not wait for it to come by: it may have done so before.
+        if any(
+            member.waiting is None and max(audience.routed, member.after) < offset
+            for member in audience.subscriptions()
+        ):
+            event = trio.Event()
+            audience.waiters.append((offset, event))
+            await event.wait()
 
-    def _expel(self, audience: Audience, subscription: Subscription) -> None:
-        key = (subscription.view, self._framing(subscription))
-        group = audience.groups[key]
-        del group[subscription]
-        if not group:
-            del audience.groups[key]
+    def tell(self, topic: str, kind: str, push: dict[str, Any], *, but: str | None = None) -> None:
+        """Send all subscribers of the topic a push that is no message, apart from the connection ``but``."""
+        audience = self._audiences.get(topic)
+        if audience is None:
+            return
+        text = encode(push)
+        frames: dict[Framing, bytes] = {}
+        for member in audience.subscriptions():
+            outbox = member.outbox
+            framing = outbox.wire.framing
+            if framing is None or outbox.owner == but or member.waiting is not None:
+                continue
+            if framing not in frames:
+                frames[framing] = framing.push(kind, text)
+            outbox.offer_control(frames[framing])
+            self.flush_soon(outbox)
+
+    def flush_soon(self, outbox: Outbox) -> None:
+        """Have an outbox written, together with whatever else comes to it before the loop's next turn."""
+        if not (outbox.dirty or outbox.backlogged):
+            outbox.dirty = True
+            self._dirty.append(outbox)
+            self._pacer.wake()
+
+    def place_of(self, subscription: Subscription) -> Position:
+        """How far its subscriber has been handed the topic, so that it may go on from there."""
+        routed = self._audiences[subscription.topic].routed
+        return Position(subscription.epoch, subscription.waiting_after(routed))
+
+    def reframe(self, outbox: Outbox, subscriptions: Iterable[Subscription], framing: Framing) -> None:
+        """Frame everything that an outbox sends in another way, without losing a subscription's place."""
+        admitted = []
+        for subscription in subscriptions:
+            outbox.start(subscription, self.place_of(subscription))
+            if subscription.group is not None:
+                audience = self._audiences[subscription.topic]
+                self._offer_held(audience, subscription)
+                admitted.append((audience, subscription))
+        outbox.reframe(framing)
+        for audience, subscription in admitted:
+            audience.admit(subscription)
+
+    def _offer_held(self, audience: Audience, subscription: Subscription) -> None:
+        """Take a subscription out of its group, and give it what was held for it there."""
+        for publication in audience.expel(subscription):
+            if _is_echo(publication, subscription.outbox):
+                subscription.own_filtered += 1
+                continue
+            run = encode_run(subscription.view, subscription.outbox.wire.framing, audience.epoch, [publication])
+            if run is not None and subscription.outbox.offer(subscription, run):
+                self._dirty.append(subscription.outbox)
+                self._pacer.wake()
 
     def _drop_if_empty(self, audience: Audience) -> None:
         if not audience.size and not audience.joining and audience.held is None:
             self._gone.add(audience.gone)
             self._audiences.pop(audience.topic, None)
+            for _, event in audience.waiters:
+                event.set()
 
     # -- routing ---------------------------------------------------------------------------------------------
 
     def _route(self, audience: Audience, publications: list[Publication]) -> None:
         """Offer publications of one topic, in order, to all its subscribers; hold them back if one must not lose."""
+        epoch = audience.epoch
+        if epoch and not (publications[0].epoch == publications[-1].epoch == epoch):
+            # The topic was removed and has come back: what was still under way belongs to its earlier life.
+            publications = [publication for publication in publications if publication.epoch == epoch]
         if audience.held is not None:
             audience.held.extend(publications)
             return
         if audience.blocking:
-            self._route_or_hold(audience, publications)
+            assert self._nursery is not None  # routing is done within
+            self._holder.route(audience, publications, self._nursery)
             return
         for stretch in _stretches(publications):
             size = sum([len(publication.data) for publication in stretch])
@@ -281,21 +376,45 @@ class Hub:
     def _deliver(self, audience: Audience, publications: list[Publication]) -> None:
         if publications[0].offset > audience.routed + 1:
             self._tell_jump(audience, audience.routed + 1, publications[0].offset - 1)
-        audience.routed = publications[-1].offset
-        dirty = self._dirty
-        for (view, framing), group in audience.groups.items():
-            run = encode_run(view, framing, audience.epoch, publications)
-            hidden = len(publications) - (run.count if run is not None else 0)
-            if hidden:
-                for member in group:
-                    member.filtered += hidden
-            if run is None:
-                continue
-            for member in group:
-                if member.outbox.offer(member, run):
-                    dirty.append(member.outbox)
+        audience.reached(publications[-1].offset)
+        if any([publication.origin for publication in publications]):  # noqa: C419 - a generator costs more than the list
+            for publication in publications:
+                self._deliver_run(audience, [publication])
+        else:
+            self._deliver_run(audience, publications)
         if audience.joining:
             self._deliver_to_joining(audience, publications)
+
+    def _deliver_run(self, audience: Audience, publications: list[Publication]) -> None:
+        """Offer messages, all without an origin or only one, to all groups."""
+        dirty = self._dirty
+        origin = publications[0].origin
+        for group in audience.groups.values():
+            if group.max_rate is not None:
+                group.hold(publications)
+                self._pacer.put(audience, group)
+                continue
+            run = encode_run(group.view, group.framing, audience.epoch, publications)
+            group.hidden += len(publications) - (0 if run is None else run.count)
+            if run is None:
+                continue
+            for member in group.members:
+                if origin is not None and member.outbox.owner == origin:
+                    member.own_filtered += 1
+                elif member.outbox.offer(member, run):
+                    dirty.append(member.outbox)
+
+    def _release(self, audience: Audience, group: Group, publication: Publication) -> None:
+        """Offer a message that a paced group lets go."""
+        run = encode_run(group.view, group.framing, audience.epoch, [publication])
+        assert run is not None  # it was held because the view shows it
+        for member in group.members:
+            if not member.paced(publication):
+                continue
+            if _is_echo(publication, member.outbox):
+                member.own_filtered += 1
+            elif member.outbox.offer(member, run):
+                self._dirty.append(member.outbox)
 
     def _deliver_to_joining(self, audience: Audience, publications: list[Publication]) -> None:
         encoded: dict[tuple[View, Framing | None, int], Run | None] = {}
@@ -308,12 +427,14 @@ class Hub:
             self._offer_news(member, publications, encoded)
             if audience.routed >= member.after:
                 audience.joining.discard(member)
-                self._admit(audience, member)
+                audience.admit(member)
 
     def _tell_jump(self, audience: Audience, first: int, last: int) -> None:
         """The broker could not deliver a range: every subscriber hears of it in its place."""
         for group in audience.groups.values():
-            for member in group:
+            while group.held:  # which comes before the range
+                self._release(audience, group, group.release(trio.current_time()))
+            for member in group.members:
                 if member.outbox.lose_range(member, first, last, Loss.UPSTREAM):
                     self._dirty.append(member.outbox)
 
@@ -325,60 +446,16 @@ class Hub:
                 outbox.flush()
             await trio.lowlevel.checkpoint()
 
-    # -- the policy ``block`` --------------------------------------------------------------------------------
-
     async def wait_unheld(self, topic: str, timeout: float) -> None:
         """Wait while the topic is held back. Raises `CommandError` (``TIMEOUT``) after ``timeout`` seconds."""
-        with trio.move_on_after(timeout) as scope:
-            while self.is_held(topic):
-                await self._audiences[topic].released.wait()
-        if scope.cancelled_caught:
-            raise CommandError(ErrorCode.TIMEOUT, "a subscriber of the topic is full", retry_after=timeout)
+        audience = self._audiences.get(topic)
+        if audience is not None:
+            await self._holder.wait(audience, timeout)
 
     def is_held(self, topic: str) -> bool:
         """Whether publishers to the topic have to wait for a full subscriber."""
         audience = self._audiences.get(topic)
         return audience is not None and audience.held is not None
-
-    def _route_or_hold(self, audience: Audience, publications: list[Publication]) -> None:
-        """Deliver one by one until a subscriber under ``block`` is full; then a task holds the rest."""
-        for index, publication in enumerate(publications):
-            if audience.full():
-                assert self._nursery is not None
-                audience.held = deque(publications[index:])
-                audience.room = trio.Event()
-                audience.released = trio.Event()
-                self._nursery.start_soon(self._hold, audience)
-                return
-            self._deliver(audience, [publication])
-
-    async def _hold(self, audience: Audience) -> None:
-        """Wait for room, up to the kind's deadline for each message, and deliver what was held."""
-        held = audience.held
-        assert held is not None
-        given_up: set[Subscription] = set()
-        while held:
-            with trio.move_on_after(audience.kind.block_timeout_seconds) as scope:
-                while any(member not in given_up for member in audience.full()):
-                    await audience.room.wait()
-                    audience.room = trio.Event()
-            if scope.cancelled_caught:
-                # These lose what follows until they have room again; the loss is told to them as a gap.
-                given_up.update(audience.full())
-            self._deliver(audience, [held.popleft()])
-            await self._flush()
-            given_up.intersection_update(audience.full())
-        audience.held = None
-        audience.released.set()
-        self._drop_if_empty(audience)
-
-    @staticmethod
-    def _room_signal(audience: Audience, subscription: Subscription) -> Callable[[], None]:
-        def signal() -> None:
-            if audience.held is not None and subscription.outbox.has_room():
-                audience.room.set()
-
-        return signal
 
     # -- counters --------------------------------------------------------------------------------------------
 
@@ -408,6 +485,11 @@ class Hub:
         """The counters of one topic; None where nobody subscribes to it."""
         audience = self._audiences.get(topic)
         return None if audience is None else audience.statistics()
+
+
+def _is_echo(publication: Publication, outbox: Outbox) -> bool:
+    """Whether the owner of the outbox published this and asked not to hear it."""
+    return publication.origin is not None and publication.origin == outbox.owner
 
 
 def _stretches(publications: list[Publication]) -> list[list[Publication]]:

@@ -35,6 +35,10 @@ class Ingress:
         """Whether a publication may be put now. Those who already wait go first."""
         return self.messages < self.max_messages and self.bytes < self.max_bytes and not self._room
 
+    def has_space(self) -> bool:
+        """The same for one who has waited."""
+        return self.messages < self.max_messages and self.bytes < self.max_bytes
+
     async def wait_room(self) -> None:
         """Wait until there is room, or until it is closed; a checkpoint only if it has to wait.
 
@@ -44,7 +48,7 @@ class Ingress:
             return
         self.waits += 1
         await self._room.park()
-        while not (self._closed or (self.messages < self.max_messages and self.bytes < self.max_bytes)):
+        while not (self._closed or self.has_space()):
             await self._room.park()
 
     def pass_on(self) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from realtime.closing import GONE, CloseReason
-from realtime.errors import WireClosed
+from realtime.errors import CommandError, RealtimeError, WireClosed
 from realtime.history import Position, Since
 from realtime.subscription import Gap, Subscription
 from realtime.topics import Kind, Mode, Overflow
@@ -23,7 +23,7 @@ from realtime.wire import Framing, Receiver
 if TYPE_CHECKING:
     from realtime.hub import Hub
 
-__all__ = ["LocalSubscription", "Lost", "Message", "subscribe_locally"]
+__all__ = ["LocalSubscription", "Lost", "Message", "NoWire", "subscribe_locally"]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Lost(msgspec.Struct, frozen=True):
     reason: str
 
 
-class _NoWire:
+class NoWire:
     """The wire of a subscriber that takes messages as they are: always busy, so the reader takes them."""
 
     framing: Framing | None = None
@@ -62,18 +62,22 @@ class _NoWire:
         return b""
 
     def write_nowait(self, data: bytes) -> bool:  # noqa: ARG002
-        raise AssertionError("a busy wire is not written to")
+        """Never called: a busy wire is not written to."""
+        raise AssertionError
 
     async def drain(self) -> None:
         """Nothing is ever under way."""
 
     async def write(self, data: bytes) -> None:  # noqa: ARG002
+        """Nobody to write to."""
         raise WireClosed
 
-    def heartbeat(self, text: bytes) -> bytes:
-        return text
+    def heartbeat(self, ping: bytes) -> bytes:
+        """Nobody to keep awake."""
+        return ping
 
     async def read(self, receiver: Receiver) -> CloseReason:  # noqa: ARG002
+        """Nobody says anything."""
         return GONE
 
     async def close(self, reason: CloseReason) -> None:
@@ -87,17 +91,21 @@ class LocalSubscription:
     """An async iterator over `Message` and `Lost`; made by `subscribe_locally`."""
 
     def __init__(self, hub: Hub, topic: str, kind: Kind, *, mode: Mode, overflow: Overflow, max_messages: int) -> None:
+        self._hub = hub
+        self._left = False
         self._wakeup = trio.Event()
         self._ended: CloseReason | None = None
+        #: Why the topic was taken away; what had come before is read first.
+        self._expelled: RealtimeError | None = None
         outbox = hub.outbox(
-            _NoWire(),
+            NoWire(),
             max_messages=max_messages,
             max_bytes=1 << 62,
             on_backlog=self._wake,
             on_failure=self._end,
         )
         self._outbox = outbox
-        self.subscription = Subscription(topic, kind, outbox, mode=mode, overflow=overflow)
+        self.subscription = Subscription(topic, kind, outbox, mode=mode, overflow=overflow, on_end=self._expel)
         self.position = Position("", 0)
 
     def __aiter__(self) -> LocalSubscription:
@@ -111,6 +119,8 @@ class LocalSubscription:
             taken = self._outbox.take_one()
             if taken is not None:
                 break
+            if self._expelled is not None:
+                raise self._expelled
             self._outbox.backlogged = False
             self._wakeup = trio.Event()
             await self._wakeup.wait()
@@ -121,10 +131,22 @@ class LocalSubscription:
         return Message(entry.topic, entry.offset, entry.time, data, entry.event, entry.key)
 
     def close(self) -> None:
-        """Throw away what was not read."""
+        """Leave the topic, and throw away what was not read."""
+        self._leave()
         self._outbox.close()
 
+    def _leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._hub.unsubscribe(self.subscription, keep_queue=True)
+
     def _wake(self) -> None:
+        self._wakeup.set()
+
+    def _expel(self, subscription: Subscription, error: CommandError | None) -> None:
+        self._expelled = error or WireClosed("the subscription was ended")
+        if subscription.waiting is None:  # else it has not joined yet, and leaves when it has
+            self._leave()
         self._wakeup.set()
 
     def _end(self, reason: CloseReason) -> None:
@@ -152,5 +174,4 @@ async def subscribe_locally(
     try:
         yield local
     finally:
-        hub.unsubscribe(local.subscription)
         local.close()

@@ -6,45 +6,60 @@ is checked to be JSON and then carried as it is, from the publisher's bytes to t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from realtime import closing
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation
-from realtime.history import Position, Since
+from realtime.history import Position, Since, decode_cursor
 
 __all__ = [
     "Auth",
     "Batch",
     "Command",
     "History",
+    "Members",
+    "MessageBody",
     "Ping",
     "Publish",
+    "PublishBody",
     "Recover",
+    "Request",
     "Stats",
     "Subscribe",
     "Unsubscribe",
     "Update",
+    "Wish",
     "compact",
     "decode_command",
-    "decode_subscribe",
+    "decode_wish",
     "encode",
-    "refuse_unknown_options",
 ]
 
+#: Characters of an error's message that come from a decoder.
+MAX_FAULT = 300
+
 CommandId = int | Annotated[str, Meta(max_length=128)]
-TopicName = Annotated[str, Meta(max_length=1024)]
+TopicName = Annotated[str, Meta(max_length=1024, examples=["room:lobby"])]
 #: More members than any screen shows; the bound keeps a view's key small.
 Fields = Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(min_length=1, max_length=100)]
 EventName = Annotated[str, Meta(max_length=128)]
 MessageKey = Annotated[str, Meta(max_length=256)]
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=128)]
 Offset = Annotated[int, Meta(ge=0, le=2**53)]
+#: Faster than this nobody reads, and slower than once a minute nobody waits.
+MaxRate = Annotated[float, Meta(ge=1 / 60, le=1000)]
 
 
 class _Command(Struct, tag_field="type", tag=str.lower, frozen=True, kw_only=True):
     id: CommandId
+
+
+#: What a head of the default size has room for.
+CursorText = Annotated[str, Meta(max_length=32_768)]
 
 
 class At(Struct, frozen=True):
@@ -59,30 +74,31 @@ class At(Struct, frozen=True):
 
 
 class Recover(Struct, frozen=True):
-    """Where to start a subscription: after a position, or with the newest ``last``."""
+    """Where to start a subscription: after a position, where a cursor stands, or with the newest ``last``."""
 
     epoch: Annotated[str, Meta(max_length=64)] | None = None
     offset: Offset | None = None
     last: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    cursor: CursorText | None = None
 
 
 class Auth(_Command, frozen=True, kw_only=True):
     """First login on this connection, or a fresh token for the same user."""
 
     token: Annotated[str, Meta(max_length=16_384)]
+    #: Where the topics that a login brings are resumed.
+    cursor: CursorText | None = None
 
 
-class Subscribe(_Command, frozen=True, kw_only=True):
-    """Ask for the messages of a topic."""
+class Wish(Struct, frozen=True, kw_only=True):
+    """What a subscription is asked to be: the members of `Subscribe`, as they also stand in a URL."""
 
     topic: TopicName
     fields: Fields | None = None
-    mode: Literal["all", "latest"] | None = None
-    recover: Recover | None = None
-    #: Known to the protocol; answered with an error until the server can honour them, as a
-    #: filter that is silently ignored delivers what its owner must not see.
     filter: Raw | UnsetType = UNSET
-    max_rate: Raw | UnsetType = UNSET
+    mode: Literal["all", "latest"] | None = None
+    max_rate: MaxRate | None = None
+    recover: Recover | None = None
 
     def since(self) -> Since | None:
         """What history is asked for. Raises `CommandError`."""
@@ -91,9 +107,18 @@ class Subscribe(_Command, frozen=True, kw_only=True):
             return None
         if recover.last is not None:
             return Since(last=recover.last)
+        if recover.cursor is not None:
+            after = decode_cursor(recover.cursor).get(self.topic)
+            return None if after is None else Since(after=after)
         if recover.epoch is None or recover.offset is None:
-            raise CommandError(ErrorCode.BAD_REQUEST, "recover needs `epoch` and `offset`, or `last`")
+            raise CommandError(ErrorCode.BAD_REQUEST, "recover needs `epoch` and `offset`, `cursor`, or `last`")
         return Since(after=Position(recover.epoch, recover.offset))
+
+
+class Subscribe(Wish, tag_field="type", tag=str.lower, frozen=True, kw_only=True):
+    """Ask for the messages of a topic."""
+
+    id: CommandId
 
 
 class Update(_Command, frozen=True, kw_only=True):
@@ -101,9 +126,24 @@ class Update(_Command, frozen=True, kw_only=True):
 
     topic: TopicName
     fields: Fields | UnsetType | None = UNSET
-    mode: Literal["all", "latest"] | UnsetType = UNSET
     filter: Raw | UnsetType = UNSET
-    max_rate: Raw | UnsetType = UNSET
+    mode: Literal["all", "latest"] | UnsetType = UNSET
+    max_rate: MaxRate | UnsetType | None = UNSET
+
+
+class MessageBody(Struct, frozen=True, kw_only=True):
+    """A message as a back end sends it over HTTP, where the path says where to."""
+
+    data: Raw
+    event: EventName | None = None
+    key: MessageKey | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class PublishBody(MessageBody, frozen=True, kw_only=True):
+    """A message to a topic."""
+
+    topic: TopicName
 
 
 class Unsubscribe(_Command, frozen=True, kw_only=True):
@@ -119,8 +159,30 @@ class Publish(_Command, frozen=True, kw_only=True):
     data: Raw
     event: EventName | None = None
     key: MessageKey | None = None
-    idempotency_key: Raw | UnsetType = UNSET
-    echo: Raw | UnsetType = UNSET
+    idempotency_key: IdempotencyKey | None = None
+    #: False: the publisher itself is not sent the message.
+    echo: bool = True
+
+
+class Request(_Command, frozen=True, kw_only=True):
+    """Have a handler of the server do something, and answer."""
+
+    action: Annotated[str, Meta(max_length=128)]
+    # By a factory: a default that is JSON already is nothing that a schema can show.
+    payload: Raw = field(default_factory=partial(Raw, b"null"))
+    #: Stands in the reply and in the server's log; one is made where none is given.
+    trace_id: Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$(?!\n)")] | None = None
+    #: Seconds; the handler's own timeout is the longest.
+    timeout: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+
+
+class Members(_Command, frozen=True, kw_only=True):
+    """Ask who is in a topic."""
+
+    topic: TopicName
+    #: The ``next`` of the page before.
+    after: Annotated[str, Meta(max_length=512)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
 class History(_Command, frozen=True, kw_only=True):
@@ -145,30 +207,7 @@ class Batch(_Command, frozen=True, kw_only=True):
     commands: Annotated[list[Raw], Meta(max_length=1000)]
 
 
-class _Wish(Struct, frozen=True):
-    """A subscribe object in a URL."""
-
-    topic: TopicName
-    fields: Fields | None = None
-    mode: Literal["all", "latest"] | None = None
-    recover: Recover | None = None
-    filter: Raw | UnsetType = UNSET
-    max_rate: Raw | UnsetType = UNSET
-
-    def command(self) -> Subscribe:
-        """The same as a command."""
-        return Subscribe(
-            id=0,
-            topic=self.topic,
-            fields=self.fields,
-            mode=self.mode,
-            recover=self.recover,
-            filter=self.filter,
-            max_rate=self.max_rate,
-        )
-
-
-Command = Auth | Subscribe | Update | Unsubscribe | Publish | History | Stats | Ping | Batch
+Command = Auth | Subscribe | Update | Unsubscribe | Publish | Request | Members | History | Stats | Ping | Batch
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _encoder = msgspec.json.Encoder()
@@ -187,20 +226,26 @@ def decode_command(text: bytes | memoryview) -> Command:
             return _decoder.decode(text)
         except msgspec.ValidationError as error:
             # The decoder stops at the first wrong member; what comes behind it need not even be JSON.
-            raise _explain(text, str(error)) from None
+            raise _explain(text, _words(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProtocolViolation(closing.BAD_REQUEST, "not a JSON object") from None
 
 
-_subscribe_decoder = msgspec.json.Decoder(_Wish)
+_wish_decoder = msgspec.json.Decoder(Wish)
 
 
-def decode_subscribe(text: bytes) -> Subscribe:
+def decode_wish(text: bytes) -> Wish:
     """A subscribe object that comes without ``type`` and ``id``, as in a URL. Raises `CommandError`."""
     try:
-        return _subscribe_decoder.decode(text).command()
+        return _wish_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {error}") from None
+        raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    """The words of a fault, which may repeat what the peer said: as much of them as anybody reads."""
+    words = str(error)
+    return words if len(words) <= MAX_FAULT else f"{words[:MAX_FAULT]} .."
 
 
 def _explain(text: bytes | memoryview, fault: str) -> CommandError | ProtocolViolation:
@@ -224,17 +269,6 @@ def _decoded(members: dict[str, Raw], name: str, kind: Any) -> Any:
         return msgspec.json.decode(members[name], type=kind)
     except (KeyError, msgspec.ValidationError):
         return None
-
-
-def refuse_unknown_options(command: Subscribe | Update | Publish) -> None:
-    """Raise `CommandError` for an option that this server does not offer.
-
-    To ignore it would deliver what the peer asked not to get, or twice what it asked to get once.
-    """
-    names = ("idempotency_key", "echo") if isinstance(command, Publish) else ("filter", "max_rate")
-    for name in names:
-        if getattr(command, name) is not UNSET:
-            raise CommandError(ErrorCode.BAD_REQUEST, f"this server does not offer `{name}`")
 
 
 def compact(data: bytes) -> bytes:

@@ -13,10 +13,11 @@ This module and the command line are the composition root: the only ones in `rea
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ from realtime.broker import Broker
 from realtime.config import Settings, load_settings, with_overrides
 from realtime.engine import Engine, lone_exceptions_bare
 from realtime.errors import ConfigurationError
+from realtime.events import EventCatalogue
+from realtime.feeds import Feeds
+from realtime.requests import Actions
+from realtime.routes import Route
 from transports.front import Front
 from transports.http.app import make_app
 from transports.http.forward import Application
@@ -37,7 +42,7 @@ from transports.stream import tune_listener
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
 
-__all__ = ["Server", "open_server", "run_until_signalled"]
+__all__ = ["Server", "open_server", "run_until_signalled", "tune_collector"]
 
 log = structlog.get_logger("realtime")
 
@@ -66,19 +71,32 @@ async def open_server(
     app: ASGIFramework | None = None,
     broker: Broker | None = None,
     authenticate: Authenticate | None = None,
+    catalogue: EventCatalogue | None = None,
+    actions: Actions | None = None,
+    feeds: Feeds | None = None,
+    routes: Iterable[Route] = (),
     **options: Any,
 ) -> AsyncIterator[Server]:
     """Run a server for the length of a block; it listens when the block is entered.
 
-    ``options`` are settings by name; they go before those in ``settings``. ``app`` is an application of your own
-    (Quart-Trio or any ASGI that runs on Trio) that gets all paths which are not ours. Leaving the block shuts down: no
-    new connections, every peer is told, what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does
+    ``options`` are settings by name; they go before those in ``settings``. What ``actions``, ``feeds`` and ``routes``
+    hold is there from the first connection on; more may be registered in the block. ``app`` is an application of your
+    own (Quart-Trio or any ASGI that runs on Trio) that gets all paths which are not ours. Leaving the block shuts down:
+    no new connections, every peer is told, what is stuck after `Settings.grace_seconds` is aborted. Cancelled, it does
     not wait.
 
     Raises `ConfigurationError`, also for an address that cannot be listened on.
     """
     settings = load_settings(environ={}, **options) if settings is None else with_overrides(settings, **options)
-    server = Server(settings, broker=broker, authenticate=authenticate)
+    server = Server(
+        settings,
+        broker=broker,
+        authenticate=authenticate,
+        catalogue=catalogue,
+        actions=actions,
+        feeds=feeds,
+        routes=routes,
+    )
     tls = _tls_context(settings)
     listener = _listen(settings)
     server.address = listener.socket.getsockname()[:2]
@@ -159,3 +177,15 @@ async def run_until_signalled(server: Server) -> None:
     # The receiver has put back what was there before; a second signal must not wait for the grace time.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def tune_collector() -> None:
+    """Have Python's collector of cycles look less often; call it once, after the imports, before the loop.
+
+    A server makes much that lives as long as its connection, and little that is cyclic; with a thousand requests under
+    way the default looks through all of it again and again. For a process that does nothing but serve: what else
+    runs in it may have cycles that it wants collected soon.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

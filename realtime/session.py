@@ -24,9 +24,9 @@ from msgspec import Raw
 from realtime import messages
 from realtime.auth import ANONYMOUS, Identity
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation
-from realtime.messages import Command, decode_command, refuse_unknown_options
+from realtime.messages import Command, decode_command
 from realtime.subscription import Subscription
-from realtime.topics import Kinds
+from realtime.topics import Kind, Kinds
 
 __all__ = ["Accepted", "Refused", "Session", "State"]
 
@@ -74,6 +74,10 @@ class Session:
     identity: Identity = ANONYMOUS
     state: State = State.OPEN
     subscriptions: dict[str, Subscription] = field(factory=dict)
+    #: Topics whose history is being read: nearly subscriptions.
+    joining: set[str] = field(factory=set)
+    #: The one topic that the peer may name, if it came by a route.
+    only: str | None = None
 
     def decide(self, text: bytes | memoryview) -> Accepted | Refused:
         """What to do with one message of the peer.
@@ -92,8 +96,9 @@ class Session:
             decision = self.decide(raw)
         except ProtocolViolation as violation:
             return Refused(None, CommandError(ErrorCode.BAD_REQUEST, violation.message))
-        if isinstance(decision, Accepted) and isinstance(decision.command, messages.Batch):
-            error = CommandError(ErrorCode.BAD_REQUEST, "a batch must not hold a batch")
+        if isinstance(decision, Accepted) and isinstance(decision.command, messages.Batch | messages.Request):
+            # A request takes its time, and the replies of a batch come together.
+            error = CommandError(ErrorCode.BAD_REQUEST, "a batch must not hold a batch or a request")
             return Refused(decision.command.id, error)
         return decision
 
@@ -105,12 +110,16 @@ class Session:
             return Refused(command.id, error)
         return Accepted(command)
 
-    def join_refusal(self, topic: str) -> CommandError | None:
+    def join_refusal(self, topic: str, kind: Kind) -> CommandError | None:
         """Why the peer may not have this topic now."""
-        if topic in self.subscriptions:
+        theirs = [*self.subscriptions, *self.joining]
+        if topic in theirs:
             return CommandError(ErrorCode.ALREADY_SUBSCRIBED, "already subscribed to this topic")
-        if len(self.subscriptions) >= self.max_topics:
+        if len(theirs) >= self.max_topics:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self.max_topics} topics")
+        most = kind.max_per_connection
+        if most is not None and sum(self.kinds.split(other)[0] is kind for other in theirs) >= most:
+            return CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {most} topics of this kind")
         return None
 
     def _check(self, command: Command) -> None:
@@ -120,17 +129,18 @@ class Session:
         if topic is None:
             return
         kind, name = self.kinds.split(topic)
+        if self.only is not None and topic != self.only:
+            raise CommandError(ErrorCode.PERMISSION_DENIED, "this path leads to one topic only")
         user = self.identity.user
         if isinstance(command, messages.Publish):
             allowed = kind.publish.allows(user, name)
         else:
-            allowed = kind.join.allows(user, name)
+            # Who was placed in a topic by the server may look around there.
+            allowed = topic in self.subscriptions or kind.join.allows(user, name)
         if not allowed:
             raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
         if type(command) in _NEEDS_SUBSCRIPTION and topic not in self.subscriptions:
             raise CommandError(ErrorCode.NOT_SUBSCRIBED, "not subscribed to this topic")
-        if isinstance(command, messages.Subscribe | messages.Update | messages.Publish):
-            refuse_unknown_options(command)
 
     def describe(self) -> dict[str, Any]:
         """What the welcome says of this session."""

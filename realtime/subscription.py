@@ -5,20 +5,24 @@ gaps. A gap is a fact about the order, so it stands in the queue and not beside 
 never dropped. There is at most one gap between two messages.
 
 For every subscription, at every moment:
-``delivered + dropped + conflated + filtered + queued == published since it joined``, where what it asked
-history for counts as published.
+``delivered + dropped + conflated + filtered + queued + held == published since it joined``, where what it
+asked history for counts as published.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from realtime.errors import CommandError
+from realtime.group import Group
 from realtime.topics import Kind, Mode, Overflow
-from realtime.views import EVERYTHING, Frame, Run, View, single
+from realtime.views import EVERYTHING, Frame, Run, View, encode_run, single
+from realtime.wire import Framing
 
 if TYPE_CHECKING:
     from realtime.history import Publication
@@ -78,12 +82,78 @@ class Subscription:
     replay: list[Publication] = field(factory=list)
     #: In mode ``latest``, behind the queue: the newest frame of each key, oldest first.
     newest: dict[str | None, Frame] = field(factory=dict)
+    #: At most so many messages a second. With it the mode is `Mode.LATEST`: what is left out is the older value.
+    max_rate: float | None = None
+    #: The mode that was asked for, for when the rate is no longer limited.
+    asked_mode: Mode = Mode.ALL
+    #: Called when the subscription is ended from this side: by the operator, or because its topic goes.
+    on_end: Callable[[Subscription, CommandError | None], None] | None = None
     #: Messages in ``queue`` and ``newest``.
     queued: int = 0
     delivered: int = 0
-    conflated: int = 0
-    filtered: int = 0
+    #: What was conflated and what was left out by the view, without the part that its group counts.
+    own_conflated: int = 0
+    own_filtered: int = 0
     dropped: dict[Loss, int] = field(factory=dict)
+    _group: Group | None = None
+    #: The group's counters when this joined it.
+    _hidden_before: int = 0
+    _shown_before: int = 0
+    #: Where the topic stood when this joined its group: what a paced group held then is no news.
+    _joined_at: int = 0
+    #: Messages that a paced group has let go to this one.
+    _paced: int = 0
+
+    def enter(self, group: Group, routed: int) -> None:
+        """Become a member of a group of the topic, which has been routed up to ``routed``."""
+        group.members[self] = None
+        self._group = group
+        self._hidden_before = group.hidden
+        self._shown_before = group.shown
+        self._joined_at = routed
+        self._paced = 0
+
+    def exit(self) -> list[Publication]:
+        """Leave the group; what it still held for this one."""
+        group = self._group
+        assert group is not None
+        held = group.held_after(self._joined_at)
+        self.own_filtered += group.hidden - self._hidden_before
+        self.own_conflated += group.shown - self._shown_before - self._paced - len(held)
+        del group.members[self]
+        self._group = None
+        return held
+
+    @property
+    def group(self) -> Group | None:
+        """Those who see the same; None while this is still joining."""
+        return self._group
+
+    def paced(self, publication: Publication) -> bool:
+        """Take note of a message that the group lets go; whether it is one for this member."""
+        if publication.offset <= self._joined_at:
+            return False
+        self._paced += 1
+        return True
+
+    @property
+    def held(self) -> int:
+        """Messages that wait in a paced group."""
+        return 0 if self._group is None else len(self._group.held_after(self._joined_at))
+
+    @property
+    def filtered(self) -> int:
+        """Messages that the view left nothing of."""
+        group = self._group
+        return self.own_filtered + (0 if group is None else group.hidden - self._hidden_before)
+
+    @property
+    def conflated(self) -> int:
+        """Messages in whose place a newer one of the same key was kept."""
+        group = self._group
+        if group is None or group.max_rate is None:
+            return self.own_conflated
+        return self.own_conflated + group.shown - self._shown_before - self._paced - self.held
 
     @property
     def dropped_total(self) -> int:
@@ -96,8 +166,8 @@ class Subscription:
             # Only what the view shows can be the newest of its key.
             seen = [publication for publication in publications if self.view.shows(publication)]
             newest = {publication.key: publication for publication in seen}
-            self.filtered += len(publications) - len(seen)
-            self.conflated += len(seen) - len(newest)
+            self.own_filtered += len(publications) - len(seen)
+            self.own_conflated += len(seen) - len(newest)
             publications = sorted(newest.values(), key=lambda publication: publication.offset)
         self.replay.extend(publications)
 
@@ -115,7 +185,7 @@ class Subscription:
         if old is None:
             self.queued += 1
             return 1, len(frame.data)
-        self.conflated += 1
+        self.own_conflated += 1
         return 0, len(frame.data) - len(old.data)
 
     def lose(self, frame: Frame, reason: Loss) -> None:
@@ -160,7 +230,7 @@ class Subscription:
                 messages -= 1
                 size -= len(entry.data)
                 self._append_gap(Gap(entry.offset, entry.offset, 1, Loss.CONFLATED))
-        self.conflated -= messages
+        self.own_conflated -= messages
         self.queued += messages
         return messages, size
 
@@ -179,6 +249,41 @@ class Subscription:
         self.replay.clear()
         self.queued = 0
         return messages, size
+
+    def waiting_after(self, routed: int) -> int:
+        """The offset behind which everything still waits, given that all up to ``routed`` has come here."""
+        firsts = [publication.offset for publication in self.replay[:1]]
+        firsts += [entry.first if isinstance(entry, Gap) else entry.frames[0].offset for entry in list(self.queue)[:1]]
+        firsts += [frame.offset for frame in list(self.newest.values())[:1]]
+        if self._group is not None:
+            firsts += [publication.offset for publication in self._group.held_after(self._joined_at)[:1]]
+        return firsts[0] - 1 if firsts else max(routed, self.after)
+
+    def encode_anew(self, framing: Framing) -> tuple[int, int]:
+        """Have what waits framed in another way; what a view that was changed meanwhile shows no more is left out."""
+        queue, newest, queued = self.queue, self.newest, self.queued
+        size = 0
+        self.queue, self.newest, self.queued = deque(), {}, 0
+        for entry in queue:
+            if isinstance(entry, Gap):
+                self._append_gap(entry)
+                continue
+            size -= entry.size
+            if run := self._again(entry, framing):
+                self.queue.append(run)
+                self.queued += run.count
+                size += run.size
+        for key, frame in newest.items():
+            size -= len(frame.data)
+            if run := self._again(single(frame), framing):
+                self.newest[key] = run.frames[0]
+                self.queued += 1
+                size += run.size
+        self.own_filtered += queued - self.queued
+        return self.queued - queued, size
+
+    def _again(self, run: Run, framing: Framing) -> Run | None:
+        return encode_run(self.view, framing, self.epoch, [frame.publication for frame in run.frames])
 
     def count_loss(self, reason: Loss, count: int) -> None:
         """Count messages as lost; who calls it sees to it that the peer learns of them."""

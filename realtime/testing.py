@@ -23,11 +23,11 @@ import trio
 from realtime import closing
 from realtime.auth import ANONYMOUS, Identity
 from realtime.closing import CloseReason
-from realtime.commands import Subscribe
 from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import WireBroken, WireClosed
 from realtime.wire import Framing, LineFraming, Receiver
+from realtime.wishes import Subscribe
 
 __all__ = ["MemoryWire", "Peer", "connect"]
 
@@ -94,9 +94,9 @@ class MemoryWire:
         self._move()
         await self.drain()
 
-    def heartbeat(self, text: bytes) -> bytes:
+    def heartbeat(self, ping: bytes) -> bytes:
         """See `realtime.wire.Wire`."""
-        return _FRAMING.push("ping", text)
+        return ping
 
     async def read(self, receiver: Receiver) -> CloseReason:
         """See `realtime.wire.Wire`."""

@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen, validators
 
 from realtime.errors import CommandError, ErrorCode
 
-__all__ = ["DEFAULT_KINDS", "Access", "Kind", "Kinds", "Mode", "Overflow"]
+__all__ = ["DEFAULT_KINDS", "Access", "Kind", "Kinds", "Mode", "Overflow", "PresenceBy", "PresenceMode"]
 
 #: Long enough for any id in use, short enough that a table of topics stays small.
 MAX_TOPIC_LENGTH = 256
@@ -62,6 +62,24 @@ class Access(StrEnum):
         return self is Access.OWNER and user is not None and user == name
 
 
+class PresenceMode(StrEnum):
+    """What subscribers are told of each other."""
+
+    NONE = "none"
+    #: Who comes and who goes, one by one as long as they are few.
+    MEMBERS = "members"
+    #: Only how many there are.
+    COUNT = "count"
+
+
+class PresenceBy(StrEnum):
+    """What makes a member of its own."""
+
+    #: A user, on however many connections. Each anonymous connection is a member by itself.
+    USER = "user"
+    CONNECTION = "connection"
+
+
 @frozen(kw_only=True)
 class Kind:
     """How the topics of one kind behave."""
@@ -76,14 +94,33 @@ class Kind:
     invalid_code: ErrorCode = ErrorCode.INVALID_TOPIC
     join: Access = Access.AUTHENTICATED
     publish: Access = Access.NOBODY
+    #: Whether a topic has to be created before anybody joins it or publishes to it.
+    must_exist: bool = False
+    #: The code for a topic that was not created.
+    missing_code: ErrorCode = ErrorCode.ROOM_NOT_FOUND
+    #: Topics of this kind that one connection may have; None: only the connection's own limit counts.
+    max_per_connection: int | None = field(default=None, validator=validators.optional(validators.gt(0)))
     mode: Mode = Mode.ALL
     overflow: Overflow = Overflow.DROP_OLDEST
+    #: Whether a message that says the same as the one before it of its key is left out, and counted.
+    drop_duplicates: bool = False
     #: 100 messages bridge the seconds of a reconnect; 0 keeps none.
     history_messages: int = field(default=100, validator=[validators.ge(0), validators.le(1_000_000)])
     history_bytes: int = field(default=1 << 20, validator=validators.ge(0))
     history_age_seconds: float = field(default=300.0, validator=validators.gt(0))
     #: How long a publisher waits for a full subscriber where overflow is ``block``.
     block_timeout_seconds: float = field(default=5.0, validator=validators.gt(0))
+    #: Nothing: each join costs a push to every subscriber, which a market of symbols has no use for.
+    presence: PresenceMode = PresenceMode.NONE
+    #: A second device is not a second person.
+    presence_by: PresenceBy = PresenceBy.USER
+    #: A page that is loaded again, or a phone that changes networks, is back within 3 seconds. More than an hour is
+    #: not lingering.
+    presence_linger_seconds: float = field(default=3.0, validator=[validators.ge(0), validators.le(3600)])
+    #: More names than this nobody reads, and the pushes grow with the square of the members.
+    presence_told_members: int = field(default=100, validator=validators.ge(0))
+    #: Counted only where there is presence.
+    max_members: int | None = field(default=None, validator=validators.optional(validators.gt(0)))
     _regex: re.Pattern[str] = field(init=False, repr=False, eq=False)
 
     @_regex.default
@@ -100,13 +137,28 @@ class Kind:
 
 
 DEFAULT_KINDS = (
-    Kind(name="room", publish=Access.AUTHENTICATED),
-    Kind(name="symbol", join=Access.ANYONE, pattern=r"[0-9]{6}", invalid_code=ErrorCode.INVALID_SYMBOL),
+    Kind(name="room", publish=Access.AUTHENTICATED, presence=PresenceMode.MEMBERS),
+    Kind(
+        name="symbol",
+        join=Access.ANYONE,
+        pattern=r"[0-9]{6}",
+        invalid_code=ErrorCode.INVALID_SYMBOL,
+        drop_duplicates=True,
+    ),
     Kind(name="user", join=Access.OWNER, history_messages=1000, history_age_seconds=3600.0),
-    Kind(name="session", history_messages=1000, history_age_seconds=3600.0),
+    Kind(
+        name="session",
+        must_exist=True,
+        missing_code=ErrorCode.SESSION_NOT_FOUND,
+        history_messages=1000,
+        history_age_seconds=3600.0,
+    ),
     Kind(name="project"),
     Kind(name="agent"),
     Kind(name="global", bare=True),
+    # The server places peers in these; nobody asks to join them.
+    Kind(name="role", join=Access.NOBODY),
+    Kind(name="connection", join=Access.NOBODY, history_messages=0),
 )
 
 

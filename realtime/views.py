@@ -7,15 +7,16 @@ costs one reference and one write for the whole run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from attrs import frozen
 
+from realtime.filters import Filter
 from realtime.history import Publication
 from realtime.wire import Framing
 
-__all__ = ["EVERYTHING", "Frame", "Run", "View", "encode_run", "message_text"]
+__all__ = ["EVERYTHING", "Envelope", "Frame", "Run", "View", "encode_run", "message_text"]
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _json = msgspec.json.Encoder()
@@ -41,34 +42,60 @@ class Run(msgspec.Struct, frozen=True):
     count: int
 
 
+#: Writes a message in words of its own, given its event, its data as the view shows it, its time and its topic.
+Envelope = Callable[[str | None, bytes, int, str], bytes]
+
+
 @frozen
 class View:
-    """Which part of each message a subscriber sees."""
+    """Which messages a subscriber sees, which part of each, and in what words."""
 
     #: Only these members of an object payload; None: the payload as it is.
     fields: tuple[str, ...] | None = None
+    #: Only messages whose payload matches.
+    filter: Filter | None = None
+    #: None: the protocol's own ``message`` push.
+    envelope: Envelope | None = None
 
     @classmethod
-    def of(cls, fields: Sequence[str] | None) -> View:
-        """The view of these fields, in their order, each once."""
-        return EVERYTHING if fields is None else cls(tuple(dict.fromkeys(fields)))
+    def of(
+        cls, fields: Sequence[str] | None = None, condition: Filter | None = None, envelope: Envelope | None = None
+    ) -> View:
+        """The view of these fields, in their order, each once, where the condition holds."""
+        if fields is None and condition is None and envelope is None:
+            return EVERYTHING
+        return cls(None if fields is None else tuple(dict.fromkeys(fields)), condition, envelope)
 
     def shows(self, publication: Publication) -> bool:
         """Whether this view leaves anything of the message."""
-        return self.fields is None or self.text(publication) is not None
+        return self._seen(publication) is not None
 
     def text(self, publication: Publication) -> bytes | None:
-        """The JSON text of the ``message`` push; None where this view leaves nothing of it."""
-        if self.fields is None:
-            return message_text(publication, publication.data)
+        """The JSON text of the push; None where this view leaves nothing of the message."""
+        data = self._seen(publication)
+        if data is None:
+            return None
+        if self.envelope is not None:
+            return self.envelope(publication.event, data, publication.time, publication.topic)
+        return message_text(publication, data)
+
+    def _seen(self, publication: Publication) -> bytes | None:
+        """What this view leaves of the payload."""
+        if self.fields is None and self.filter is None:
+            return publication.data
         try:
             members = _object_decoder.decode(publication.data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Not an object, so there are no members to leave out. Or, from a publisher inside this process, not
-            # even JSON: the hub must outlive that.
-            return message_text(publication, publication.data)
+            # Not an object, so there are no members to look at or to leave out. Or, from a publisher inside this
+            # process, not even JSON: the hub must outlive that.
+            shown = self.filter is None or self.filter.matches({})
+            return publication.data if shown else None
+        if self.filter is not None and not self.filter.matches(members):
+            return None
+        if self.fields is None:
+            return publication.data
         seen = {name: members[name] for name in self.fields if name in members}
-        return message_text(publication, _json.encode(seen)) if seen else None
+        return _json.encode(seen) if seen else None
 
 
 EVERYTHING = View()
@@ -96,6 +123,8 @@ def encode_run(view: View, framing: Framing | None, epoch: str, publications: Se
     frames = []
     for publication in publications:
         if framing is None:
+            if not view.shows(publication):
+                continue
             data = publication.data
         else:
             text = view.text(publication)

@@ -20,11 +20,23 @@ __all__ = ["Framing", "LineFraming", "Receiver", "Wire"]
 class Framing(Protocol):
     """How pushes become bytes on one kind of wire."""
 
-    #: Whether the peer is told cursors, because it cannot remember positions by itself.
-    cursors: bool
-    #: Whether every message must carry the cursor of all topics of its connection. Where that is so, the
-    #: outbox writes `stamp` in front of each message; where not, messages go out as they were framed.
-    stamped: bool
+    @property
+    def cursors(self) -> bool:
+        """Whether the peer is told cursors, because it cannot remember positions by itself."""
+        ...
+
+    @property
+    def stamped(self) -> bool:
+        """Whether every message must carry the cursor of all topics of its connection.
+
+        Where that is so, the outbox writes `stamp` in front of each message; where not, messages go out as framed.
+        """
+        ...
+
+    @property
+    def several(self) -> Framing:
+        """The framing for a connection that has more than one topic."""
+        ...
 
     def message(self, text: bytes, topic: str, epoch: str, offset: int) -> bytes:
         """The bytes of a message push, given its JSON text."""
@@ -44,6 +56,11 @@ class LineFraming:
 
     cursors = False
     stamped = False
+
+    @property
+    def several(self) -> Framing:
+        """The same."""
+        return self
 
     def message(self, text: bytes, topic: str, epoch: str, offset: int) -> bytes:  # noqa: ARG002
         """The text and a line feed, which no text on one line contains."""
@@ -121,8 +138,8 @@ class Wire(Protocol):
         """Wait until ``data`` has left. Raises `WireError`; cancelled, part of the data may have left."""
         ...
 
-    def heartbeat(self, text: bytes) -> bytes:
-        """The bytes that keep the path open and make the peer answer; ``text`` is a ``ping`` push."""
+    def heartbeat(self, ping: bytes) -> bytes:
+        """The bytes that keep the path open and make the peer answer; ``ping`` is a push as this wire frames it."""
         ...
 
     async def read(self, receiver: Receiver) -> CloseReason:

@@ -367,11 +367,25 @@ async def open_websocket(
     receive_buffer: int | None = None,
 ) -> AsyncIterator[WebSocketPeer]:
     """A WebSocket that the server has welcomed."""
+    async with upgraded(port, target, headers=headers, tls=tls, receive_buffer=receive_buffer) as peer:
+        peer.welcome = await peer.receive()
+        assert peer.welcome["type"] == "welcome"
+        yield peer
+
+
+@asynccontextmanager
+async def upgraded(
+    port: int,
+    target: str,
+    *,
+    headers: Iterable[str] = (),
+    tls: ssl.SSLContext | None = None,
+    receive_buffer: int | None = None,
+) -> AsyncIterator[WebSocketPeer]:
+    """A WebSocket of which nothing has been read yet."""
     async with connect(port, tls=tls, receive_buffer=receive_buffer) as raw:
         peer = WebSocketPeer(raw)
         await peer.upgrade(upgrade_bytes(target, headers=headers))
-        peer.welcome = await peer.receive()
-        assert peer.welcome["type"] == "welcome"
         yield peer
 
 
@@ -459,6 +473,18 @@ async def open_events(
         yield peer
 
 
+async def post_command(port: int, peer: EventPeer, kind: str, **members: Any) -> Response:
+    """Send a command for the client of an event stream, beside the stream; the response to it."""
+    body = json.dumps({"type": kind, "id": 1, **members}).encode()
+    async with connect(port) as raw:
+        return await raw.request("POST", f"/sse/{peer.welcome['connection']}", headers=secret_of(peer), body=body)
+
+
+def secret_of(peer: EventPeer) -> dict[str, str]:
+    """The header that proves a command to be the client's own."""
+    return {"X-Connection-Secret": peer.welcome["secret"]}
+
+
 # -- what must not grow --------------------------------------------------------------------------------------
 
 
@@ -483,3 +509,20 @@ async def leaving_nothing_behind() -> AsyncIterator[None]:
 def unique_room() -> str:
     """A room that no other test uses."""
     return f"room:{secrets.token_hex(6)}"
+
+
+@asynccontextmanager
+async def undisturbed(port: int) -> AsyncIterator[None]:
+    """Checks that others go on and that nothing is left behind, whatever the block does."""
+    async with open_websocket(port) as witness:
+        room = unique_room()
+        await witness.command("subscribe", topic=room)
+        # The first page costs things that stay: a worker thread, caches.
+        async with connect(port) as raw:
+            assert (await raw.request("GET", "/")).status == 200
+        async with leaving_nothing_behind():
+            yield
+        await witness.command("publish", topic=room, data="still here")
+        assert (await witness.receive_type("message"))["data"] == "still here"
+    async with connect(port) as raw:
+        assert (await raw.request("GET", "/healthz")).status == 200

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import trio
+from trio.testing import wait_all_tasks_blocked
 
+from realtime import closing
 from realtime.closing import CloseReason
-from realtime.history import Publication
+from realtime.connection import Connection
+from realtime.engine import Engine
+from realtime.history import Position, Publication, encode_cursor
 from realtime.outbox import Outbox
 from realtime.subscription import Subscription
+from realtime.testing import MemoryWire, Peer
 from realtime.topics import Kind, Mode, Overflow
 from realtime.views import EVERYTHING, Run, View, encode_run
 from realtime.wire import Framing, LineFraming
+from realtime.wishes import Subscribe
 
 LINES = LineFraming()
+
+
+def settle():
+    """Wait until nothing moves any more."""
+    return wait_all_tasks_blocked()
 
 
 class CursorFraming(LineFraming):
@@ -26,7 +40,35 @@ class CursorFraming(LineFraming):
 
     def stamp(self, cursor: str) -> bytes:
         """The cursor on a line of its own."""
-        return msgspec.json.encode({"type": "cursor", "cursor": cursor}) + b"\n"
+        return cursor_line(cursor)
+
+
+def cursor_line(cursor: str | None) -> bytes:
+    """A line that tells a cursor."""
+    return b"" if cursor is None else msgspec.json.encode({"type": "cursor", "cursor": cursor}) + b"\n"
+
+
+class OneTopicFraming(LineFraming):
+    """Lines with the cursor of their only topic behind each message, as on an event stream of one topic."""
+
+    cursors = True
+
+    @property
+    def several(self) -> Framing:
+        """Another framing."""
+        return SEVERAL
+
+    def message(self, text: bytes, topic: str, epoch: str, offset: int) -> bytes:
+        """The text, then the cursor."""
+        return text + b"\n" + cursor_line(encode_cursor({topic: Position(epoch, offset)}))
+
+    def push(self, kind: str, text: bytes, cursor: str | None = None) -> bytes:
+        """The text, then the cursor if it moves."""
+        return text + b"\n" + cursor_line(cursor)
+
+
+SEVERAL = CursorFraming()
+ONE_TOPIC = OneTopicFraming()
 
 
 def publication(
@@ -151,5 +193,44 @@ def total(subscription: Subscription) -> int:
         + subscription.conflated
         + subscription.filtered
         + subscription.queued
+        + subscription.held
         + len(subscription.replay)
     )
+
+
+@asynccontextmanager
+async def attached(
+    engine: Engine,
+    *,
+    framing: Framing | None = LINES,
+    buffer_bytes: int = 1 << 16,
+    subscribe: list[Subscribe] | None = None,
+    refuse_in_band: bool = False,
+    **options: Any,
+) -> AsyncIterator[tuple[Connection, Peer]]:
+    """A connection and its peer, for the length of a block; ``options`` are those of `Connection`."""
+    wire = MemoryWire(buffer_bytes=buffer_bytes)
+    wire.framing = framing
+    peer = Peer(wire)
+    connection = Connection(engine, wire, **options)
+
+    async def serve() -> None:
+        peer.close_reason = await connection.run(subscribe, refuse_in_band=refuse_in_band)
+        peer._ended.set()
+        peer._changed.unpark_all()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer._read)
+        nursery.start_soon(serve)
+        await settle()
+        yield connection, peer
+        connection.close(closing.GONE)
+        await peer._ended.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def follow(peer: Peer, seen: list[tuple[float, dict[str, Any]]]) -> None:
+    """Note every message of a peer, and when it came."""
+    while True:
+        push = await peer.receive_type("message")
+        seen.append((trio.current_time(), push))

@@ -1,13 +1,16 @@
-"""The same two endpoints for an application that runs under plain hypercorn: ``/ws`` and ``/sse`` as a Quart blueprint.
+"""The same endpoints for an application that runs under plain hypercorn, as a Quart blueprint.
 
-The protocol, the hub, the outboxes are the same; only the wires differ. Here the sockets are hypercorn's, so nothing
+``/ws``, ``/sse`` with its commands, ``/poll``, and the routes that the engine has when the blueprint is made. The
+protocol, the hub, the outboxes are the same; only the wires differ. Here the sockets are hypercorn's, so nothing
 can be written without waiting: every connection's sender task does the writing, at a tenth of the front door's speed.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import trio
 from quart import Blueprint, Response, Websocket, current_app, request, websocket
@@ -17,21 +20,25 @@ from quart_trio import QuartTrio
 from realtime import closing
 from realtime.auth import ANONYMOUS
 from realtime.closing import CloseReason
-from realtime.commands import Subscribe
 from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireBroken
+from realtime.routes import Binding, Route, Transport
 from realtime.wire import Framing, LineFraming, Receiver
+from realtime.wishes import Subscribe
+from transports.body import check_length
 from transports.credentials import SUBPROTOCOL, HeaderMap, allowed_origin, cors_headers, identify
 from transports.events import (
     EVENT_STREAM_HEADERS,
     KEEP_ALIVE_SECONDS,
     first_retry,
+    first_wishes,
     framing_for,
     keep_alive,
-    parse_wishes,
     retry_line,
+    wishes_of,
 )
+from transports.exchanges import Work, answer_command, answer_poll, answer_state, answer_to, preflight_headers
 from transports.responses import error_body, error_headers, status_of
 
 __all__ = ["make_blueprint"]
@@ -40,26 +47,59 @@ _LINES = LineFraming()
 
 
 def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprint:
-    """The endpoints of ``engine``, which starts and ends with the application."""
+    """The endpoints of ``engine``, which starts and ends with the application.
+
+    Hypercorn tells an application of its end only after the connections have ended. Call `Engine.drain` from what
+    triggers hypercorn's shutdown, and the peers are told first.
+    """
     blueprint = Blueprint("realtime", __name__, url_prefix=url_prefix)
+    serve = _Endpoints(engine)
+    blueprint.before_app_serving(serve.start)
+    blueprint.after_app_serving(serve.stop)
 
-    @blueprint.before_app_serving
-    async def start() -> None:
-        await _nursery().start(engine.run)
+    def add(rule: str, endpoint: str, view: Callable[..., Awaitable[Response]], method: str = "GET") -> None:
+        blueprint.add_url_rule(rule, endpoint, view, methods=[method], provide_automatic_options=False)
+        asking = f"{endpoint}_preflight"
+        blueprint.add_url_rule(rule, asking, serve.preflight, methods=["OPTIONS"], provide_automatic_options=False)
 
-    @blueprint.after_app_serving
-    async def stop() -> None:
-        await engine.drain()
-        _nursery().cancel_scope.deadline = trio.current_time() + engine.settings.grace_seconds
+    blueprint.add_websocket("/ws", "websocket", serve.websocket)
+    add("/sse", "sse", serve.sse)
+    add("/sse/<connection_id>", "command", serve.command, "POST")
+    add("/poll", "poll", serve.poll)
+    for number, route in enumerate(engine.routes):
+        rule = route.path.replace("{", "<").replace("}", ">")
+        match route.transport:
+            case Transport.WEBSOCKET:
+                blueprint.add_websocket(rule, f"route_{number}", partial(serve.websocket, route))
+            case Transport.SSE:
+                add(rule, f"route_{number}", partial(serve.sse, route))
+            case Transport.STATE:
+                add(rule, f"route_{number}", partial(serve.state, route))
+    return blueprint
 
-    @blueprint.websocket("/ws")
-    async def serve_websocket() -> Response | None:
+
+class _Endpoints:
+    """What is served at each path. ``route``: the path is one of ours, and ``members`` stand in it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def start(self) -> None:
+        await _nursery().start(self._engine.run)
+
+    async def stop(self) -> None:
+        await self._engine.drain()
+        _nursery().cancel_scope.deadline = trio.current_time() + self._engine.settings.grace_seconds
+
+    async def websocket(self, route: Route | None = None, /, **members: str) -> Response | None:
         # The object behind the proxy: the connection's tasks use it, and they have no request context.
         peer: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-        head = HeaderMap(peer.headers)
+        engine, head = self._engine, HeaderMap(peer.headers)
+        binding = _binding(route, members)
         try:
             allowed_origin(engine, head, tls=peer.scheme in ("wss", "https"))
             identity = await identify(engine, head, peer.requested_subprotocols)
+            wishes, cursor = first_wishes(list(peer.args.items(multi=True)), identity, binding)
         except CommandError as error:
             engine.refuse("websocket")
             return _error(error)
@@ -70,27 +110,40 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
             identity=identity or ANONYMOUS,
             authenticated=identity is not None,
             transport="websocket",
+            binding=binding,
+            cursor=cursor,
         )
-        await connection.run()
+        await connection.run(wishes, refuse_in_band=True)
         return None
 
-    @blueprint.get("/sse")
-    async def serve_sse() -> Response:
-        head = HeaderMap(request.headers)
+    async def sse(self, route: Route | None = None, /, **members: str) -> Response:
+        engine, head = self._engine, HeaderMap(request.headers)
+        binding = _binding(route, members)
         origin = None
         try:
             origin = allowed_origin(engine, head, tls=request.scheme == "https")
             identity = await identify(engine, head)
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            wishes = parse_wishes(list(request.args.items(multi=True)), head.header(b"last-event-id"))
+            wishes, cursor = wishes_of(head, _query(), identity, binding)
+            if binding is not None and await engine.is_exhausted(binding.topic, wishes[0].since):
+                # An EventSource comes back for ever, unless it is told this.
+                return Response(status=204, headers={"Connection": "close"})
         except CommandError as error:
             engine.refuse("sse")
             return _error(error, cors_headers(origin))
         if request.method == "HEAD":
             return Response(headers=EVENT_STREAM_HEADERS)
         wire = _EventStreamWire(len(wishes), engine.random())
-        connection = Connection(engine, wire, identity=identity, transport="sse", secret=secrets.token_urlsafe(18))
+        connection = Connection(
+            engine,
+            wire,
+            identity=identity,
+            transport="sse",
+            secret=secrets.token_urlsafe(18) if binding is None else None,
+            binding=binding,
+            cursor=cursor,
+        )
         # The connection outlives this function, so it is the application's task, and the response only reads from it.
         refusal = await _nursery().start(_run_event_stream, connection, wishes, wire)
         if refusal is not None:
@@ -100,7 +153,50 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
         response.timeout = None  # Quart ends a response after a minute otherwise
         return response
 
-    return blueprint
+    async def _respond(self, work: Work) -> Response:
+        head = HeaderMap(request.headers)
+        answer = await answer_to(self._engine, head, request.path, tls=request.scheme == "https", work=work)
+        return Response(answer.body, answer.status, content_type="application/json", headers=answer.headers)
+
+    async def command(self, connection_id: str) -> Response:
+        async def work() -> Any:
+            settings = self._engine.settings
+            text = await _body(settings.max_message_bytes, settings.request_timeout_seconds)
+            return await answer_command(self._engine, connection_id, HeaderMap(request.headers), text)
+
+        return await self._respond(work)
+
+    async def poll(self) -> Response:
+        return await self._respond(lambda: answer_poll(self._engine, HeaderMap(request.headers), _query()))
+
+    async def state(self, route: Route, /, **members: str) -> Response:
+        binding = Binding(route, route.topic.format_map(members))
+        return await self._respond(lambda: answer_state(self._engine, HeaderMap(request.headers), binding))
+
+    async def preflight(self, **_members: str) -> Response:
+        try:
+            origin = allowed_origin(self._engine, HeaderMap(request.headers), tls=request.scheme == "https")
+        except CommandError as error:
+            self._engine.refuse("origin")
+            return _error(error)
+        return Response("{}", content_type="application/json", headers=preflight_headers(origin))
+
+
+def _binding(route: Route | None, members: dict[str, str]) -> Binding | None:
+    return None if route is None else Binding(route, route.topic.format_map(members))
+
+
+def _query() -> list[tuple[str, str]]:
+    return list(request.args.items(multi=True))
+
+
+async def _body(most: int, seconds: float) -> bytes:
+    """The body of the request. Raises `CommandError`."""
+    check_length(request.content_length, most)
+    with trio.move_on_after(seconds):
+        body: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+        return body
+    raise CommandError(ErrorCode.BAD_REQUEST, "the body did not come in time")
 
 
 def _nursery() -> trio.Nursery:
@@ -155,8 +251,9 @@ class _PatientWire:
 
     async def drain(self) -> None:
         while self._tail:
-            piece, self._tail = self._cut(self._tail)
-            await self._send(piece)
+            piece, rest = self._cut(self._tail)
+            await self._send(piece)  # cancelled, it has not begun to leave and is still the tail
+            self._tail = rest
             self.progress += len(piece)
         await trio.lowlevel.checkpoint()
 
@@ -195,8 +292,8 @@ class _WebsocketWire(_PatientWire):
     async def _send(self, piece: bytes) -> None:
         await self._peer.send(piece.decode())
 
-    def heartbeat(self, text: bytes) -> bytes:
-        return _LINES.push("ping", text)
+    def heartbeat(self, ping: bytes) -> bytes:
+        return ping
 
     async def read(self, receiver: Receiver) -> CloseReason:
         """See `realtime.wire.Wire`. When the peer hangs up, Quart cancels us."""
@@ -242,8 +339,8 @@ class _EventStreamWire(_PatientWire):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise WireBroken from None
 
-    def heartbeat(self, text: bytes) -> bytes:
-        return keep_alive(text)
+    def heartbeat(self, ping: bytes) -> bytes:
+        return keep_alive(ping)
 
     async def read(self, receiver: Receiver) -> CloseReason:  # noqa: ARG002
         await self._gone.wait()

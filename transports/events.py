@@ -6,24 +6,36 @@ with several, each connection has a cursor of its own, and the outbox writes it 
 
 from __future__ import annotations
 
-from realtime.commands import Subscribe
+import msgspec
+from attrs import evolve
+
+from realtime.auth import Identity
 from realtime.errors import CommandError, ErrorCode
-from realtime.history import Position, Since, cursor_part, decode_cursor
-from realtime.messages import decode_subscribe, refuse_unknown_options
+from realtime.filters import parse_filter
+from realtime.history import Since, cursor_part, decode_cursor
+from realtime.messages import MaxRate, decode_wish
+from realtime.routes import Binding
 from realtime.topics import Mode
 from realtime.views import View
 from realtime.wire import Framing
+from realtime.wishes import Subscribe
+from transports.credentials import Head
 
 __all__ = [
     "EVENT_STREAM_HEADERS",
     "KEEP_ALIVE_SECONDS",
+    "Query",
     "SseFraming",
     "first_retry",
+    "first_wishes",
     "framing_for",
     "keep_alive",
     "parse_wishes",
     "retry_line",
+    "wishes_of",
 ]
+
+Query = list[tuple[str, str]]
 
 #: Proxies drop what is silent; a comment every 15 s is the common practice.
 KEEP_ALIVE_SECONDS = 15.0
@@ -43,6 +55,11 @@ class SseFraming:
 
     def __init__(self, *, stamped: bool) -> None:
         self.stamped = stamped
+
+    @property
+    def several(self) -> Framing:
+        """See `realtime.wire.Framing`."""
+        return _SEVERAL_TOPICS
 
     def message(self, text: bytes, topic: str, epoch: str, offset: int) -> bytes:
         """See `realtime.wire.Framing`."""
@@ -82,52 +99,81 @@ def first_retry(jitter: float) -> bytes:
     return retry_line(RETRY_SECONDS * (1 + jitter))
 
 
-def keep_alive(text: bytes) -> bytes:
+def keep_alive(ping: bytes) -> bytes:
     """A comment, for proxies, and a ping event, for clients that want to know the server alive."""
-    return b": keep-alive\n\nevent: ping\ndata: %b\n\n" % text
+    return b": keep-alive\n\n" + ping
 
 
-def parse_wishes(query: list[tuple[str, str]], last_event_id: str | None) -> list[Subscribe]:
-    """The subscriptions that a request's parameters ask for; raises `CommandError`."""
-    cursor = last_event_id or next((value for name, value in query if name == "cursor"), "")
+def parse_wishes(query: Query, last_event_id: str | None = None) -> tuple[list[Subscribe], str]:
+    """The subscriptions that a request's parameters ask for, and its cursor; raises `CommandError`."""
+    if not query and not last_event_id:
+        return [], ""
+    cursor = last_event_id or _first(query, "cursor") or ""
     positions = decode_cursor(cursor)
-    fields = next((value for name, value in query if name == "fields"), None)
-    mode = next((value for name, value in query if name == "mode"), None)
+    fields = _first(query, "fields")
+    condition = _first(query, "filter")
+    mode = _first(query, "mode")
     if mode is not None and mode not in tuple(Mode):
         raise CommandError(ErrorCode.BAD_REQUEST, f"`mode` is one of {', '.join(Mode)}")
-    for name, _ in query:
-        if name in ("filter", "max_rate"):
-            raise CommandError(ErrorCode.BAD_REQUEST, f"this server does not offer `{name}`")
-    view = View.of(fields.split(",") if fields else None)
+    model = Subscribe(
+        "",
+        View.of(fields.split(",") if fields else None, parse_filter(condition.encode()) if condition else None),
+        None if mode is None else Mode(mode),
+        None,
+        _rate(_first(query, "max_rate")),
+    )
     wishes: dict[str, Subscribe] = {}
     for name, value in query:
         if name == "topic":
-            wish = Subscribe(value, view, None if mode is None else Mode(mode), None)
+            wish = evolve(model, topic=value)
         elif name == "sub":
-            wish = _parse_sub(value)
+            wish = Subscribe.of(decode_wish(value.encode()))
         else:
             continue
         if wish.topic in wishes:
             raise CommandError(ErrorCode.ALREADY_SUBSCRIBED, "the same topic twice")
-        wishes[wish.topic] = _since(wish, positions.get(wish.topic))
-    if not wishes:
+        # A stream that resumes goes before what its URL says.
+        position = positions.get(wish.topic)
+        wishes[wish.topic] = wish if position is None else evolve(wish, since=Since(after=position))
+    return list(wishes.values()), cursor
+
+
+def wishes_of(head: Head, query: Query, identity: Identity, binding: Binding | None) -> tuple[list[Subscribe], str]:
+    """What a request for an event stream asks for; raises `CommandError`."""
+    last_event_id = head.header(b"last-event-id")
+    if binding is not None:
+        wish = _bound_wish(binding)
+        position = decode_cursor(last_event_id or "").get(wish.topic)
+        return [wish if position is None else evolve(wish, since=Since(after=position))], ""
+    wishes, cursor = parse_wishes(query, last_event_id)
+    if not wishes and identity.user is None:
         raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
-    return list(wishes.values())
+    return wishes, cursor
 
 
-def _since(wish: Subscribe, position: Position | None) -> Subscribe:
-    """The wish, from the cursor's position where that has one: a stream that resumes goes before what its URL says."""
-    if position is None:
-        return wish
-    return Subscribe(wish.topic, wish.view, wish.mode, Since(after=position))
+def first_wishes(query: Query, identity: Identity | None, binding: Binding | None) -> tuple[list[Subscribe], str]:
+    """What a request for a WebSocket asks for, by a peer that may have no login yet; raises `CommandError`."""
+    wishes, cursor = parse_wishes(query) if binding is None else ([_bound_wish(binding)], "")
+    if identity is None and wishes:
+        raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
+    return wishes, cursor
 
 
-def _parse_sub(text: str) -> Subscribe:
-    command = decode_subscribe(text.encode())
-    refuse_unknown_options(command)
-    return Subscribe(
-        command.topic,
-        View.of(command.fields),
-        None if command.mode is None else Mode(command.mode),
-        command.since(),
-    )
+def _bound_wish(binding: Binding) -> Subscribe:
+    """What a route asks for."""
+    dialect = binding.route.dialect
+    return Subscribe(binding.topic, View.of(envelope=None if dialect is None else dialect.envelope))
+
+
+def _first(query: Query, wanted: str) -> str | None:
+    return next((value for name, value in query if name == wanted), None)
+
+
+def _rate(text: str | None) -> float | None:
+    """A ``max_rate`` in a URL."""
+    if text is None:
+        return None
+    try:
+        return msgspec.convert(text, MaxRate, strict=False)
+    except msgspec.ValidationError:
+        raise CommandError(ErrorCode.BAD_REQUEST, "`max_rate` is a number of messages a second") from None

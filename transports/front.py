@@ -6,6 +6,8 @@
     '- for each request on it:
         GET /ws, with an upgrade     ->   websocket, until the connection ends
         GET /sse                     ->   sse, until the connection ends
+        GET on a route of one's own  ->   websocket or sse, or answered here
+        GET /poll, POST /sse/..      ->   answered here
         POST /api/v1/publish         ->   answered here
         everything else              ->   the web application on hypercorn, one request at a time
 
@@ -19,6 +21,7 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 import trio
@@ -27,8 +30,10 @@ from realtime.auth import ANONYMOUS
 from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode, WireError
+from realtime.routes import Binding, Transport
 from transports.credentials import SUBPROTOCOL, allowed_origin, cors_headers, identify
-from transports.events import parse_wishes
+from transports.events import first_wishes, wishes_of
+from transports.exchanges import command_request, poll_request, preflight_request, state_request
 from transports.handshake import is_regular, offered_subprotocols
 from transports.head import BadHead, HeadReader, Request
 from transports.publish import publish_request
@@ -146,16 +151,41 @@ class Front:
 
     async def _serve(self, stream: Stream, request: Request) -> bool | Rest:
         """Serve one request: whether the connection can be used for another, or what becomes of it instead."""
-        path = request.path
-        if path == "/api/v1/publish" and request.method == "POST":
-            return await publish_request(self._engine, stream, request)
-        if path == "/ws" and request.wants_websocket:
-            return await self._admit_websocket(stream, request)
-        if path == "/sse" and request.method == "GET":
-            return await self._admit_sse(stream, request)
+        path, routes = request.path, self._engine.routes
+        if request.wants_websocket:
+            if path == "/ws":
+                return await self._admit_websocket(stream, request)
+            if binding := routes.find(path, Transport.WEBSOCKET):
+                return await self._admit_websocket(stream, request, binding)
+        elif request.method == "GET":
+            if path == "/sse":
+                return await self._admit_sse(stream, request)
+            if path == "/poll":
+                return await poll_request(self._engine, stream, request)
+            if binding := routes.find(path, Transport.SSE):
+                return await self._admit_sse(stream, request, binding)
+            if binding := routes.find(path, Transport.STATE):
+                return await state_request(self._engine, stream, request, binding)
+        elif request.method == "POST":
+            if path == "/api/v1/publish":
+                return await publish_request(self._engine, stream, request)
+            if path.startswith("/sse/"):
+                return await command_request(self._engine, stream, request)
+        elif request.method == "OPTIONS" and self._serves_pages(path):
+            return await preflight_request(self._engine, stream, request)
         return await self._forward(stream, request)
 
-    async def _admit_websocket(self, stream: Stream, request: Request) -> Rest:
+    def _serves_pages(self, path: str) -> bool:
+        """Whether a page of another origin may want something of us here."""
+        routes = self._engine.routes
+        return (
+            path in ("/sse", "/poll")
+            or path.startswith("/sse/")
+            or routes.find(path, Transport.SSE) is not None
+            or routes.find(path, Transport.STATE) is not None
+        )
+
+    async def _admit_websocket(self, stream: Stream, request: Request, binding: Binding | None = None) -> Rest:
         """Look at an upgrade request; what there is to run if it is let in."""
         engine, settings = self._engine, self._engine.settings
         try:
@@ -172,6 +202,7 @@ class Front:
         offered = offered_subprotocols(request)
         try:
             identity = await identify(engine, request, offered)
+            wishes, cursor = first_wishes(request.query(), identity, binding)
         except CommandError as error:
             engine.refuse("credentials")
             await self._refuse(stream, error)
@@ -183,11 +214,20 @@ class Front:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
         )
         connection = Connection(
-            engine, wire, identity=identity or ANONYMOUS, authenticated=identity is not None, transport="websocket"
+            engine,
+            wire,
+            identity=identity or ANONYMOUS,
+            authenticated=identity is not None,
+            transport="websocket",
+            binding=binding,
+            cursor=cursor,
         )
-        return connection.run
+        if not (wishes or cursor):
+            return connection.run
+        # A script in a browser sees no status of a handshake, but it does see a close code.
+        return partial(connection.run, wishes, refuse_in_band=True)
 
-    async def _admit_sse(self, stream: Stream, request: Request) -> Rest:
+    async def _admit_sse(self, stream: Stream, request: Request, binding: Binding | None = None) -> Rest:
         """Look at a request for an event stream; what there is to run if it is let in."""
         engine = self._engine
         origin = None
@@ -196,14 +236,25 @@ class Front:
             identity = await identify(engine, request)
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            wishes = parse_wishes(request.query(), request.header(b"last-event-id"))
+            wishes, cursor = wishes_of(request, request.query(), identity, binding)
+            if binding is not None and await engine.is_exhausted(binding.topic, wishes[0].since):
+                # An EventSource comes back for ever, unless it is told this.
+                await stream.send_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+                return stream.finish
         except CommandError as error:
             engine.refuse("sse")
             await self._refuse(stream, error, cors_headers(origin))
             return _done
-        secret = secrets.token_urlsafe(18)
         wire = SseWire(stream, topics=len(wishes), headers=cors_headers(origin), jitter=engine.random())
-        connection = Connection(engine, wire, identity=identity, transport="sse", secret=secret)
+        connection = Connection(
+            engine,
+            wire,
+            identity=identity,
+            transport="sse",
+            secret=secrets.token_urlsafe(18) if binding is None else None,
+            binding=binding,
+            cursor=cursor,
+        )
 
         async def run() -> None:
             try:

@@ -168,19 +168,3 @@ def _understand(event: h11.Request, raw: bytes) -> Request:
         keep_alive=event.http_version == b"1.1" and b"close" not in connection,
         by_name=by_name,
     )
-
-
-async def read_body(stream: Stream, length: int, *, timeout: float) -> bytes | None:
-    """The ``length`` bytes of a body; None when they do not come. Raises `WireError`."""
-    body = b""
-    with trio.move_on_after(timeout):
-        while len(body) < length:
-            data = await stream.receive_some()
-            if not data:
-                return None
-            body += data
-    if len(body) < length:
-        return None
-    if len(body) > length:
-        stream.unread(body[length:])
-    return body[:length]

@@ -24,6 +24,7 @@ STATUS = {
     ErrorCode.PERMISSION_DENIED: 403,
     ErrorCode.ROOM_NOT_FOUND: 404,
     ErrorCode.SESSION_NOT_FOUND: 404,
+    ErrorCode.CONNECTION_NOT_FOUND: 404,
     ErrorCode.UNKNOWN_ACTION: 404,
     ErrorCode.ALREADY_SUBSCRIBED: 409,
     ErrorCode.NOT_SUBSCRIBED: 409,
@@ -53,9 +54,17 @@ def status_of(error: CommandError) -> int:
     return STATUS[error.code]
 
 
-def error_body(error: CommandError) -> bytes:
+def error_body(error: CommandError, trace_id: str | None = None) -> bytes:
     """The JSON text that tells an error, in the same shape as on every other transport."""
-    return encode({"type": "error", "code": error.code, "message": error.message, "retry_after": error.retry_after})
+    return encode(
+        {
+            "type": "error",
+            "code": error.code,
+            "message": error.message,
+            "retry_after": error.retry_after,
+            "trace_id": trace_id,
+        }
+    )
 
 
 def error_headers(error: CommandError) -> dict[str, str]:
@@ -69,8 +78,13 @@ def error_headers(error: CommandError) -> dict[str, str]:
 
 
 def error_response(
-    error: CommandError, *, status: int | None = None, keep_alive: bool = False, headers: dict[str, str] | None = None
+    error: CommandError,
+    *,
+    status: int | None = None,
+    keep_alive: bool = False,
+    headers: dict[str, str] | None = None,
+    trace_id: str | None = None,
 ) -> bytes:
     """The bytes of a response that tells an error."""
     every = {**error_headers(error), **(headers or {})}
-    return json_response(status or status_of(error), error_body(error), keep_alive=keep_alive, headers=every)
+    return json_response(status or status_of(error), error_body(error, trace_id), keep_alive=keep_alive, headers=every)

@@ -60,9 +60,9 @@ class SseWire:
         """See `realtime.wire.Wire`."""
         await self._stream.send_all(data)
 
-    def heartbeat(self, text: bytes) -> bytes:
+    def heartbeat(self, ping: bytes) -> bytes:
         """See `keep_alive`."""
-        return keep_alive(text)
+        return keep_alive(ping)
 
     async def read(self, receiver: Receiver) -> CloseReason:  # noqa: ARG002
         """Wait for the end: a client of this transport has nothing more to say on this connection."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import trio
 
-from realtime.errors import WireBroken, WireClosed
+from realtime.errors import WireBroken, WireClosed, WireError
 
 __all__ = ["Stream", "TlsStream", "tune_listener"]
 
@@ -25,6 +25,8 @@ RECEIVE_BYTES = 16 * 1024
 LINGER_SECONDS = 1.0
 #: Discarded from a peer that goes on talking after it was refused.
 LINGER_BYTES = 1 << 20
+#: What a peer may send while its answer is still being made.
+MAX_AHEAD = 64 * 1024
 
 
 def tune_listener(listener: socket.socket, *, send_buffer_bytes: int, user_timeout_seconds: float) -> None:
@@ -121,6 +123,30 @@ class Stream:
             return True
         self._tail = memoryview(data)[written:]
         return False
+
+    async def send(self, data: bytes) -> None:
+        """Like `send_all`, with no lock and no checkpoint where nothing is in the way. Raises `WireError`."""
+        if self.busy:
+            await self.send_all(data)
+        elif not self.write_nowait(data):
+            await self.drain()
+
+    async def wait_hang_up(self) -> None:
+        """Wait until the peer hangs up; what it sends meanwhile is kept for the next reader.
+
+        A peer that sends very much is read no further, so of this one it is not found out that it hangs up.
+        """
+        ahead = b""
+        try:
+            while data := await self.receive_some():
+                ahead += data
+                if len(ahead) >= MAX_AHEAD:
+                    await trio.sleep_forever()
+        except WireError:
+            pass
+        finally:
+            if ahead:
+                self.unread(ahead)
 
     async def drain(self) -> None:
         """Wait until the tail has left. Raises `WireError`."""

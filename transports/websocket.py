@@ -65,6 +65,11 @@ class WebSocketFraming:
     cursors = False
     stamped = False
 
+    @property
+    def several(self) -> Framing:
+        """See `realtime.wire.Framing`: the same, as cursors are not told."""
+        return self
+
     def message(self, text: bytes, topic: str, epoch: str, offset: int) -> bytes:  # noqa: ARG002
         """See `realtime.wire.Framing`."""
         return text_frame(text)
@@ -223,9 +228,9 @@ class WebSocketWire:
         """See `realtime.wire.Wire`."""
         await self._stream.send_all(data)
 
-    def heartbeat(self, text: bytes) -> bytes:
+    def heartbeat(self, ping: bytes) -> bytes:
         """A ping frame, for machines, and a ping push, for scripts in browsers, which never see the frame."""
-        return ping_frame(b"") + text_frame(text)
+        return ping_frame(b"") + ping
 
     # -- reading ---------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What the driver has to know about a server: how it is started, and how the load generator speaks to it.
 
 The generator itself knows no server. A `Script` gives it the head of the HTTP request and, for after the
-handshake, texts to send and texts to wait for. Texts may hold %ROOM%, %CONN%, %ID%, %LENGTH% and %PAYLOAD%.
+handshake, texts to send and texts to wait for. Texts may hold %ROOM%, %CONN%, %ID%, %LENGTH%, %PAYLOAD% and %VIEW%.
 """
 
 from __future__ import annotations
@@ -62,12 +62,22 @@ def post(path: str) -> Script:
     return Script(transport="http", head=head)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """The whole of a request's text, what marks its reply, and what stands there before the request's %ID%."""
+
+    request: str
+    reply: str
+    reply_id: str = '"id":'
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
     """One peer's texts; what is None is what this peer does not do.
 
-    `request` is the whole of a request's text, `reply` what marks its answer, `requester` the connection it
-    is sent on where that is not the subscriber's. `auto_reply` answers a text that keeps a connection alive.
+    `ping` is a request that is answered at once, `work` one whose handler waits 10 ms and then answers with
+    an object; `requester` is the connection they are sent on where that is not the subscriber's. `auto_reply`
+    answers a text that keeps a connection alive.
     """
 
     websocket: Script | None = None
@@ -75,8 +85,8 @@ class Dialect:
     publisher: Script
     publish: str
     requester: Script | None = None
-    request: str | None = None
-    reply: str = ""
+    ping: Exchange | None = None
+    work: Exchange | None = None
     auto_reply: tuple[str, str] | None = None
 
 
@@ -107,6 +117,10 @@ class Peer(ABC):
         """Additions to the environment of the command."""
         return {}
 
+    def working(self) -> Peer:
+        """The same with the handler of `Dialect.work`, where that is a program of its own."""
+        return self
+
 
 class PythonPeer(Peer):
     """A peer written in Python, present if its packages can be imported here."""
@@ -131,6 +145,6 @@ JSON_WEBSOCKET = websocket(
     "/ws", send('{"type":"subscribe","id":1,"topic":"room:bench-%ROOM%"}'), expect('"subscribed"')
 )
 JSON_PUBLISH = '{"type":"publish","id":%ID%,"topic":"room:bench-%ROOM%","data":' + PAYLOAD + "}"
-JSON_PING = '{"type":"ping","id":%ID%}'
-JSON_PONG = '"pong"'
+JSON_PING = Exchange('{"type":"ping","id":%ID%}', '"pong"')
+JSON_WORK = Exchange('{"type":"request","id":%ID%,"action":"work","payload":{"n":%ID%}}', '"response"')
 """The commands of this project's protocol, which the peers without a protocol of their own speak too."""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.peers.adapter import PAYLOAD, SERVERS, Dialect, Peer, event_stream, post, websocket
+from benchmarks.peers.adapter import PAYLOAD, SERVERS, Dialect, Exchange, Peer, event_stream, post, websocket
 
 MODULE = "ngx_nchan_module.so"
 
@@ -39,8 +39,7 @@ class Nchan(Peer):
         publisher=post("/publish/bench-%ROOM%"),
         publish=PAYLOAD,
         requester=websocket("/echo/%CONN%"),
-        request='{"reply":%ID%}',
-        reply='"reply"',
+        ping=Exchange('{"reply":%ID%}', '"reply"', '"reply":'),
     )
 
     def absent(self) -> str | None:

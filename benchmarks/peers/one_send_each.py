@@ -9,7 +9,6 @@ from pathlib import Path
 from benchmarks.compiling import compile_c
 from benchmarks.peers.adapter import (
     JSON_PING,
-    JSON_PONG,
     JSON_PUBLISH,
     JSON_WEBSOCKET,
     SERVERS,
@@ -29,8 +28,7 @@ class OneSendEach(Peer):
         sse=event_stream("/sse?topic=room:bench-%ROOM%", expect("event: welcome")),
         publisher=websocket("/ws"),
         publish=JSON_PUBLISH,
-        request=JSON_PING,
-        reply=JSON_PONG,
+        ping=JSON_PING,
     )
 
     def absent(self) -> str | None:

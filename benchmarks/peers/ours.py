@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.peers.adapter import (
     JSON_PING,
-    JSON_PONG,
-    JSON_PUBLISH,
+    JSON_WORK,
+    PAYLOAD,
     Dialect,
     Peer,
     event_stream,
@@ -22,25 +22,27 @@ from benchmarks.peers.adapter import (
 
 #: What the server is told to accept, for publishing over HTTP.
 API_KEY = "bench"
+ROOM = "room:bench-%ROOM%"
+
+
+def speak(topic: str = ROOM, data: str = PAYLOAD, wish: str = "") -> Dialect:
+    """The protocol: `data` is published to `topic`; `wish` is what else a WebSocket subscriber asks of it."""
+    subscribe = '{"type":"subscribe","id":1,"topic":"' + topic + '"' + wish + "}"
+    return Dialect(
+        websocket=websocket("/ws", expect('"welcome"'), send(subscribe), expect('"subscribed"')),
+        sse=event_stream(f"/sse?topic={topic}", expect("event: welcome")),
+        publisher=websocket("/ws", expect('"welcome"')),
+        publish='{"type":"publish","id":%ID%,"topic":"' + topic + '","data":' + data + "}",
+        ping=JSON_PING,
+        work=JSON_WORK,
+    )
 
 
 class Ours(Peer):
     name = "ours"
     title = "trio-realtime"
     ready_path = "/healthz"
-    dialect = Dialect(
-        websocket=websocket(
-            "/ws",
-            expect('"welcome"'),
-            send('{"type":"subscribe","id":1,"topic":"room:bench-%ROOM%"}'),
-            expect('"subscribed"'),
-        ),
-        sse=event_stream("/sse?topic=room:bench-%ROOM%", expect("event: welcome")),
-        publisher=websocket("/ws", expect('"welcome"')),
-        publish=JSON_PUBLISH,
-        request=JSON_PING,
-        reply=JSON_PONG,
-    )
+    dialect = speak()
 
     def absent(self) -> str | None:
         try:
@@ -71,3 +73,13 @@ class Ours(Peer):
 
     def environment(self) -> dict[str, str]:
         return {"REALTIME_API_KEYS": API_KEY}
+
+    def working(self) -> Peer:
+        return OursWorking()
+
+
+class OursWorking(Ours):
+    """The server with a handler, started as an application starts it."""
+
+    def command(self, port: int, folder: Path) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.peers.servers.ours_app", str(port)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmarks.peers.adapter import (
     JSON_PING,
-    JSON_PONG,
     JSON_PUBLISH,
     JSON_WEBSOCKET,
+    JSON_WORK,
     Dialect,
     PythonPeer,
     event_stream,
@@ -25,6 +25,6 @@ class QuartTrio(PythonPeer):
         sse=event_stream("/sse?topic=room:bench-%ROOM%", expect("event: welcome")),
         publisher=websocket("/ws"),
         publish=JSON_PUBLISH,
-        request=JSON_PING,
-        reply=JSON_PONG,
+        ping=JSON_PING,
+        work=JSON_WORK,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmarks.peers.adapter import (
     JSON_PING,
-    JSON_PONG,
     JSON_PUBLISH,
     JSON_WEBSOCKET,
+    JSON_WORK,
     Dialect,
     PythonPeer,
     websocket,
@@ -27,6 +27,6 @@ class StarletteWebSocket(PythonPeer):
         websocket=JSON_WEBSOCKET,
         publisher=websocket("/ws"),
         publish=JSON_PUBLISH,
-        request=JSON_PING,
-        reply=JSON_PONG,
+        ping=JSON_PING,
+        work=JSON_WORK,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmarks.peers.adapter import (
     JSON_PING,
-    JSON_PONG,
     JSON_PUBLISH,
     JSON_WEBSOCKET,
+    JSON_WORK,
     Dialect,
     PythonPeer,
     websocket,
@@ -22,6 +22,6 @@ class WebSocketsBroadcast(PythonPeer):
         websocket=JSON_WEBSOCKET,
         publisher=websocket("/ws"),
         publish=JSON_PUBLISH,
-        request=JSON_PING,
-        reply=JSON_PONG,
+        ping=JSON_PING,
+        work=JSON_WORK,
     )

@@ -67,6 +67,8 @@ def _default(attribute):
         return f"``{default.value}``"
     if default == ():
         return "empty"
+    if isinstance(default, tuple):
+        return ", ".join(f"``{item}``" for item in default)
     if isinstance(default, bool):
         return f"``{str(default).lower()}``"
     return "none" if default is None else f"``{default}``"
@@ -81,6 +83,8 @@ def _type(attribute):
         return "table of tables"
     base, _, optional = text.partition(" | ")
     name = plain.get(base, base)
+    if base == errors.ErrorCode.__name__:
+        return ":doc:`error code <errors>`"
     if (known := getattr(topics, base, None)) is not None and issubclass(known, enum.StrEnum):
         name = " or ".join(f"``{member}``" for member in known)
     bounds = re.findall(r"x ([<>]=?) (\d+)", repr(attribute.validator) + str(attribute.validator))
@@ -143,14 +147,20 @@ class Kinds(_Written):
     """The built-in kinds."""
 
     def lines(self):
+        defaults = attrs.fields_dict(topics.Kind)
         rows = []
         for kind in topics.DEFAULT_KINDS:
             shape = kind.name if kind.bare else f"{kind.name}:..."
             history = f"{kind.history_messages}, {kind.history_age_seconds:g} s"
-            pattern = attrs.fields(topics.Kind).pattern.default
+            pattern = defaults["pattern"].default
             names = "(none)" if kind.bare else "any" if kind.pattern == pattern else f"``{kind.pattern}``"
-            rows.append((f"``{shape}``", names, kind.join.value, kind.publish.value, kind.overflow.value, history))
-        return _list_table(("Topic", "Names", "Join", "Publish", "Overflow", "History"), rows, "18 18 16 16 16 16")
+            besides = ", ".join(
+                f"``{name} = {str(getattr(kind, name)).lower()}``"
+                for name in ("must_exist", "drop_duplicates", "overflow", "presence")
+                if getattr(kind, name) != defaults[name].default
+            )
+            rows.append((f"``{shape}``", names, kind.join.value, kind.publish.value, history, besides))
+        return _list_table(("Topic", "Names", "Join", "Publish", "History", "Besides"), rows, "18 16 16 16 14 20")
 
 
 class ErrorCodes(_Written):

@@ -12,9 +12,16 @@ SETTINGS = {
     "kinds": "+ See :doc:`kinds`. Not read from the environment.",
     "max_message_bytes": "The largest message: a command of a peer, or the JSON text of a payload.",
     "max_topics": "Topics of one connection.",
+    "max_requests": "",
+    "auto_subscribe": "+ Other topics may stand here too. A topic that is not open to the peer is left out.",
     "max_server_topics": "",
     "max_connections": "Connections of all sorts at once; the next one is refused with 503.",
     "recover_limit": "+ A recovery that needs more is refused as a whole, with ``why: limit``; ``last`` is cut to it.",
+    "idempotency_keys": "+ When there are more, the oldest is forgotten before its time.",
+    "idempotency_seconds": "How long a key is remembered.",
+    "max_sessions": "+ The next one is refused.",
+    "session_keep_seconds": "How long the state of a session that has ended can be asked for.",
+    "session_abandoned_seconds": "A session without an event for this long is failed.",
     "outbox_messages": "+ Counted over all topics of the peer.",
     "outbox_bytes": "The same in bytes.",
     "send_buffer_bytes": "+ Linux takes twice of what it is asked for.",
@@ -41,12 +48,21 @@ KIND_OPTIONS = {
     "invalid_code": "",
     "join": "Who may subscribe, and read the history.",
     "publish": "Which peers may publish. Back ends with an API key and the program itself always may.",
+    "must_exist": "+ The program, or a back end over HTTP, creates and removes it.",
+    "missing_code": "",
+    "max_per_connection": "",
     "mode": "The mode of a subscription that asks for none.",
     "overflow": "",
+    "drop_duplicates": "",
     "history_messages": "How many messages are kept of each topic.",
     "history_bytes": "How many bytes of payload are kept of each topic.",
     "history_age_seconds": "How long a message is kept.",
     "block_timeout_seconds": "",
+    "presence": "What subscribers are told of each other.",
+    "presence_by": "What makes a member of its own.",
+    "presence_linger_seconds": "How long a member whose connection was lost is still there.",
+    "presence_told_members": "In a topic of more members only their number is told.",
+    "max_members": "Members that a topic may have; the next one is refused with ``LIMIT_EXCEEDED``.",
 }
 
 #: For each error code what it means, and what whoever gets it should do.
@@ -74,27 +90,46 @@ CODES = {
         "The name of a ``symbol:`` topic does not match its pattern.",
         "Use six digits, or change the pattern.",
     ),
-    "ROOM_NOT_FOUND": ("The topic must be created before it is joined.", "Create it, or correct its name."),
-    "SESSION_NOT_FOUND": ("There is no such progress session.", "Start one, or correct its name."),
+    "ROOM_NOT_FOUND": (
+        "The topic must be created before it is joined, or it was removed.",
+        "Create it, or correct its name.",
+    ),
+    "SESSION_NOT_FOUND": (
+        "There is no such progress session, or it ended too long ago.",
+        "Start one, or correct its name.",
+    ),
+    "CONNECTION_NOT_FOUND": (
+        "There is no such connection, or no longer. Or the ``X-Connection-Secret`` is not that of its ``welcome``.",
+        "Connect again, and use the new id and secret.",
+    ),
     "ALREADY_SUBSCRIBED": ("This connection has the topic already.", "Go on, or send ``update`` to change the view."),
     "NOT_SUBSCRIBED": ("This connection does not have the topic.", "Subscribe first."),
     "SUBSCRIPTION_FAILED": ("A subscription could not be made for a passing reason.", "Try again later."),
     "LIMIT_EXCEEDED": (
-        "The connection, or the server, has as many topics as it may.",
-        "Unsubscribe from something, or raise ``max_topics`` or ``max_server_topics``.",
+        (
+            "The connection, or the server, has as many topics as it may, or as many requests under way; or as many "
+            "progress sessions run, or a session has as many nodes, or a topic as many members, as may."
+        ),
+        "Unsubscribe from something, wait for replies, or have the operator raise the limit that the message names.",
     ),
     "RATE_LIMIT_EXCEEDED": ("Too many commands in too little time.", "Wait ``retry_after`` seconds."),
     "PAYLOAD_TOO_LARGE": (
         "The message has more than ``max_message_bytes``.",
         "Send less; put large things elsewhere and send their address.",
     ),
-    "UNKNOWN_ACTION": ("No handler is registered for this action.", "Correct the action."),
+    "UNKNOWN_ACTION": ("No handler is registered for this ``action``.", "Correct the ``action``."),
     "TIMEOUT": (
-        "A publish under policy ``block`` waited as long as it may for a full subscriber. Nothing was published.",
-        "Try again after ``retry_after`` seconds.",
+        (
+            "A publish under policy ``block`` waited as long as it may for a full subscriber; nothing was published. "
+            "Or a handler was not done in time."
+        ),
+        "Try again, after ``retry_after`` seconds where it is there. Give a request more ``timeout``.",
     ),
     "UNAVAILABLE": (
-        "The server is not ready, or has too many connections.",
+        (
+            "The server is not ready, or has too many connections; or too many calls wait for an action; or a circuit "
+            "breaker is open, as something that the action needs is out of order."
+        ),
         "Try again after ``retry_after`` seconds.",
     ),
     "INTERNAL_ERROR": (
@@ -104,23 +139,25 @@ CODES = {
 }
 
 CLOSES = {
-    "NORMAL": "The conversation is over.",
+    "NORMAL": "The conversation is over, or the session completed that the path led to.",
     "GONE": "Never on the wire: the peer closed, hung up, or its network went away. A program sees it as the reason.",
     "PROTOCOL_ERROR": "The frames broke RFC 6455. Correct the client.",
     "UNSUPPORTED_DATA": "A binary message. Send text.",
     "INVALID_TEXT": "A text message that is not UTF-8. Correct the client.",
     "TOO_BIG": "A message of more than ``max_message_bytes``. Send less.",
     "INTERNAL": "The server failed; the ``trace_id`` of the ``disconnect`` stands in its log.",
-    "BAD_REQUEST": "A message that is not one JSON object, or input on an event stream. Correct the client.",
+    "BAD_REQUEST": "A message that is not one JSON object, a topic in the path or the URL that cannot be had so, "
+    "or input on an event stream. Correct the client.",
     "NOT_AUTHENTICATED": "No login within ``auth_timeout_seconds``. Log in first.",
-    "FORBIDDEN": "Closed by the operator.",
-    "NO_SUCH_SESSION": "The session of the path does not exist.",
+    "FORBIDDEN": "Closed by the operator, or the path or the URL leads to a topic that this peer may not have.",
+    "NO_SUCH_SESSION": "The session or topic that the path or the URL names does not exist. Correct the name.",
     "IDLE": "No command for ``idle_timeout_seconds``. Come back when there is something to do.",
     "TOO_FAST": "Over the rate limit again and again. Come back after ``retry_after``.",
     "SHUTTING_DOWN": "The server stops or is replaced. Come back after ``retry_after``, which is each peer's own.",
     "TOO_SLOW": "The outbox was full under policy ``disconnect``, or a write made no progress for "
     "``write_stall_timeout_seconds``. Come back with ``recover``.",
     "TOKEN_EXPIRED": "Come back with a new token.",
-    "OVERLOADED": "Too many replies waited for a peer that does not read them. Come back and read.",
+    "OVERLOADED": "Too many replies waited for a peer that does not read them, or the path or the URL leads to a topic "
+    "that is full. Come back later, and read.",
     "NO_PONG": "No byte for ``ping_interval_seconds`` and ``pong_timeout_seconds``. Come back.",
 }

@@ -10,10 +10,12 @@ from quart_trio import QuartTrio
 
 from realtime import Engine, Settings
 from transports.blueprint import make_blueprint
+from transports.http.app import make_api
 
 engine = Engine(Settings(dev=True))
 app = QuartTrio("workspace")
-app.register_blueprint(make_blueprint(engine))
+app.register_blueprint(make_blueprint(engine))  # for peers
+app.register_blueprint(make_api(engine))  # for back ends
 
 
 @app.get("/")

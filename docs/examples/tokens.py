@@ -21,8 +21,10 @@ async def authenticate(token):
 
 async def command(socket, **members):
     await socket.send_message(json.dumps({"id": 1, **members}))
-    reply = json.loads(await socket.get_message())
-    return reply["type"], reply.get("code") or reply.get("user") or reply.get("topic")
+    while True:
+        push = json.loads(await socket.get_message())
+        if push.get("id") == 1:
+            return push["type"], push.get("code") or push.get("user") or push.get("topic")
 
 
 async def main():
@@ -32,17 +34,18 @@ async def main():
         # A program sends the token in the request.
         headers = [("Authorization", "Bearer token-of-ada")]
         async with trio_websocket.open_websocket_url(url, extra_headers=headers) as socket:
-            print("welcome, user", json.loads(await socket.get_message())["user"])
-            print(await command(socket, type="subscribe", topic="user:7"))
+            welcome = json.loads(await socket.get_message())
+            print("welcome, user", welcome["user"], "in", [topic["topic"] for topic in welcome["topics"]])
+            print(await command(socket, type="subscribe", topic="room:lobby"))
             print(await command(socket, type="subscribe", topic="user:8"))
 
         # A page sends it as its first message, within `auth_timeout_seconds`.
         async with trio_websocket.open_websocket_url(url) as socket:
             await socket.get_message()
-            print(await command(socket, type="subscribe", topic="user:8"))
+            print(await command(socket, type="subscribe", topic="room:lobby"))
             print(await command(socket, type="auth", token="guessed"))
             print(await command(socket, type="auth", token="token-of-bob"))
-            print(await command(socket, type="subscribe", topic="user:8"))
+            print(await command(socket, type="subscribe", topic="room:lobby"))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,20 @@ import structlog
 import trio
 import trio.testing
 
-from realtime import Mode, Settings, Since, closing, open_engine
+from realtime import Actions, CommandError, Mode, Settings, Since, closing, open_engine
+from realtime.auth import ANONYMOUS
 from realtime.broker import Draft, MemoryBroker
-from realtime.commands import Subscribe
 from realtime.connection import GOODBYE_SECONDS, Connection
 from realtime.errors import WireBroken
+from realtime.history import decode_cursor
+from realtime.polling import Poll, poll
 from realtime.testing import MemoryWire, Peer, connect
 from realtime.topics import Kinds
+from realtime.wishes import Subscribe
 from tests.contract.slow_broker import SlowBroker
 
 TOPIC = "room:a"
+WISH = Subscribe(TOPIC)
 SETTINGS = Settings(dev=True)
 settle = trio.testing.wait_all_tasks_blocked
 
@@ -241,7 +245,7 @@ async def test_connection_closed_while_it_subscribes_says_goodbye(autojump_clock
     async with open_engine(SETTINGS, broker=broker) as engine, connect(engine) as peer:
         peer.send("subscribe", topic=TOPIC)
         await trio.sleep(5)
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         connection.close(closing.SHUTTING_DOWN)
         assert await peer.wait_closed() is closing.SHUTTING_DOWN
         await settle()
@@ -276,7 +280,7 @@ async def test_connection_closed_with_a_backlog_delivers_a_prefix_without_a_hole
         for number in range(300):
             await engine.publish(TOPIC, "x" * 1000 + str(number))
         await settle()
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         peer.resume()
         for _ in range(turns):
             await trio.lowlevel.checkpoint()
@@ -424,3 +428,107 @@ async def test_connection_that_ends_during_its_welcome_leaves_nothing(how, autoj
         assert client.wire.ended
         assert client.connection.reason is (closing.SHUTTING_DOWN if how == "closed" else closing.GONE)
         assert nothing_left(engine)
+
+
+# -- by other ways than the wire ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 200, 25))
+async def test_poll_cancelled_at_any_moment_leaves_nothing(milliseconds, autojump_clock):
+    """While it joins, while it waits; what it would have told comes with the next."""
+    async with open_engine(SETTINGS, broker=slow_broker()) as engine:
+        first = await poll(engine, ANONYMOUS, Poll([WISH], seconds=0))
+        await engine.publish(TOPIC, 1)
+        with trio.move_on_after(milliseconds / 1000):
+            await poll(engine, ANONYMOUS, Poll([WISH, Subscribe("room:b")], seconds=0.1))
+        assert nothing_left(engine)
+        assert engine.waiting == set()
+        place = decode_cursor(first["cursor"])[TOPIC]
+        answer = await poll(engine, ANONYMOUS, Poll([Subscribe(TOPIC, since=Since(place))]))
+        assert len(answer["messages"]) == 1
+
+
+async def test_answer_that_nobody_waits_for_any_more_is_still_carried_out(autojump_clock):
+    """The client of an event stream hung up on its command, not on its stream."""
+    async with open_engine(SETTINGS, broker=slow_broker()) as engine, trio.open_nursery() as nursery:
+        client = Client(engine)
+        nursery.start_soon(client.run)
+        await trio.sleep(1)
+        with trio.move_on_after(0.001) as scope:
+            await client.connection.answer(b'{"type":"subscribe","id":1,"topic":"room:a"}')
+        assert scope.cancelled_caught
+        await trio.sleep(1)
+        assert list(client.connection.session.subscriptions) == [TOPIC]
+        client.scope.cancel()
+        await trio.sleep(10)
+        assert nothing_left(engine)
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 150, 10))
+async def test_connection_that_ends_while_the_server_places_it_is_left_out(milliseconds, autojump_clock):
+    """Whoever places it is told; no subscription and no member stays."""
+    async with open_engine(SETTINGS, broker=slow_broker(milliseconds)) as engine, trio.open_nursery() as nursery:
+        client = Client(engine)
+        nursery.start_soon(client.run)
+        await trio.sleep(1)
+        codes: list[str] = []
+
+        async def place() -> None:
+            try:
+                await client.connection.membership.place(Subscribe(TOPIC))
+            except CommandError as error:
+                codes.append(error.code)
+
+        nursery.start_soon(place)
+        await trio.sleep(milliseconds / 1000)
+        joined = TOPIC in client.connection.session.subscriptions
+        client.connection.close(closing.GONE)
+        await trio.sleep(10)
+        assert codes == ([] if joined else ["CONNECTION_NOT_FOUND"])
+        assert nothing_left(engine)
+        assert engine.members(TOPIC).count == 0
+        assert await works(engine)
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 150, 25))
+async def test_placing_that_is_cancelled_at_any_moment_is_done_or_not(milliseconds, autojump_clock):
+    """The connection does not notice, and can be placed again."""
+    async with open_engine(SETTINGS, broker=slow_broker(milliseconds)) as engine, trio.open_nursery() as nursery:
+        client = Client(engine)
+        nursery.start_soon(client.run)
+        await trio.sleep(1)
+        with trio.move_on_after(milliseconds / 1000):
+            await client.connection.membership.place(Subscribe(TOPIC))
+        session = client.connection.session
+        assert session.joining == set()
+        if TOPIC not in session.subscriptions:
+            assert engine.hub._audiences == {}
+            await client.connection.membership.place(Subscribe(TOPIC))
+        assert engine.members(TOPIC).count == 1
+        client.scope.cancel()
+        await trio.sleep(10)
+        assert nothing_left(engine)
+
+
+async def test_request_cancelled_with_its_connection_frees_its_place(autojump_clock):
+    """The action serves the next one."""
+    actions = Actions()
+    running = []
+
+    async def wait() -> None:
+        running.append(1)
+        await trio.sleep(5)
+
+    actions.register("wait", wait, concurrency=1)
+    async with open_engine(SETTINGS, actions=actions) as engine, trio.open_nursery() as nursery:
+        client = Client(engine)
+        nursery.start_soon(client.run)
+        for _ in range(2):
+            client.peer.send("request", action="wait")
+        await settle()
+        assert len(running) == 1
+        client.scope.cancel()
+        await settle()
+        assert engine.statistics().actions[0].in_flight == 0
+        async with connect(engine) as peer:
+            assert (await peer.command("request", action="wait"))["type"] == "response"

@@ -7,10 +7,17 @@ import itertools
 import pytest
 
 from realtime.broker import MemoryBroker
+from realtime.idempotency import Receipts
 from realtime.topics import Kinds
 from tests.contract.slow_broker import SlowBroker
 
-KINDS = Kinds().with_options("room", history_messages=1000, history_age_seconds=60.0)
+KINDS = (
+    Kinds()
+    .with_options("room", history_messages=1000, history_age_seconds=60.0)
+    .with_options("tick", drop_duplicates=True)
+)
+#: Small, so that a test reaches the bounds.
+MOST_RECEIPTS, RECEIPT_SECONDS = 5, 30.0
 
 
 @pytest.fixture(params=["memory", "slow"])
@@ -18,7 +25,8 @@ def broker(request):
     """A broker that has not been started."""
     clock = itertools.count(1000)
     made = {"memory": MemoryBroker, "slow": SlowBroker}[request.param]
-    return made(KINDS, now_ms=lambda: next(clock))
+    receipts = Receipts(MOST_RECEIPTS, RECEIPT_SECONDS)
+    return made(KINDS, receipts=receipts, now_ms=lambda: next(clock))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import trio
 
 from realtime.broker import Draft, MemoryBroker
 from realtime.history import Page, Position, Since
+from realtime.idempotency import Receipt, Receipts
 from realtime.ingress import Ingress
 from realtime.topics import Kinds
 
@@ -19,8 +20,16 @@ from realtime.topics import Kinds
 class SlowBroker:
     """Wraps a `MemoryBroker`. Waits are random but the same for the same seed, and pass in virtual time."""
 
-    def __init__(self, kinds: Kinds, *, now_ms: Callable[[], int], seed: int = 0, longest: float = 0.05) -> None:
-        self.inner = MemoryBroker(kinds, now_ms=now_ms)
+    def __init__(
+        self,
+        kinds: Kinds,
+        *,
+        receipts: Receipts | None = None,
+        now_ms: Callable[[], int],
+        seed: int = 0,
+        longest: float = 0.05,
+    ) -> None:
+        self.inner = MemoryBroker(kinds, receipts=receipts, now_ms=now_ms)
         #: Set to hold up every `read` until it is set again to a set event.
         self.reading = trio.Event()
         self.reading.set()
@@ -52,13 +61,13 @@ class SlowBroker:
                         await ingress.wait_room()
                     ingress.put_nowait(publication)
 
-    async def publish(self, topic: str, draft: Draft) -> Position:
+    async def publish(self, topic: str, draft: Draft) -> Receipt:
         """See `realtime.broker.Broker`. The answer may come after the message itself."""
         await self._wait()
-        position = await self.inner.publish(topic, draft)
+        receipt = await self.inner.publish(topic, draft)
         with trio.CancelScope(shield=True):
             await self._wait()
-        return position
+        return receipt
 
     async def subscribe(self, topic: str) -> None:
         """See `realtime.broker.Broker`."""
@@ -83,6 +92,20 @@ class SlowBroker:
         await self._wait()
         return await self.inner.browse(topic, after, limit)
 
+    async def position(self, topic: str) -> Position | None:
+        """See `realtime.broker.Broker`."""
+        await self._wait()
+        return await self.inner.position(topic)
+
     def recoverable(self, topic: str, epoch: str, offset: int) -> bool:
         """See `realtime.broker.Broker`."""
         return self.inner.recoverable(topic, epoch, offset)
+
+    def forget(self, topic: str) -> None:
+        """See `realtime.broker.Broker`."""
+        self.inner.forget(topic)
+
+    async def topics(self, after: str, limit: int) -> list[str]:
+        """See `realtime.broker.Broker`."""
+        await self._wait()
+        return await self.inner.topics(after, limit)

@@ -11,6 +11,7 @@ import trio.testing
 from realtime.broker import Draft
 from realtime.errors import CommandError
 from realtime.history import Position, Since, Why
+from realtime.idempotency import Receipt
 from realtime.ingress import Ingress
 
 TOPIC = "room:a"
@@ -41,7 +42,7 @@ async def test_offsets_count_from_one_without_holes_and_arrive_in_order(broker, 
     async with running(broker) as ingress:
         await broker.subscribe(TOPIC)
         await broker.subscribe("room:b")
-        positions: list[Position] = []
+        positions: list[Receipt] = []
 
         async def publish(topic: str) -> None:
             for _ in range(10):
@@ -58,13 +59,16 @@ async def test_offsets_count_from_one_without_holes_and_arrive_in_order(broker, 
 
 
 async def test_message_arrives_as_it_was_published(broker, autojump_clock):
-    """Payload, event and key are carried; the broker adds offset and time."""
+    """Payload, event, key and origin are carried, live and in history; the broker adds offset, epoch and time."""
     async with running(broker) as ingress:
         await broker.subscribe(TOPIC)
-        await broker.publish(TOPIC, Draft(b'{"a":1.10}', "event", "key"))
+        receipt = await broker.publish(TOPIC, Draft(b'{"a":1.10}', "event", "key", "c_1"))
         (found,) = await delivered(ingress, 1)
+        page = await broker.read(TOPIC, Since(last=1), 1)
     assert (found.topic, found.offset, found.data, found.event, found.key) == (TOPIC, 1, b'{"a":1.10}', "event", "key")
+    assert (found.origin, found.epoch) == ("c_1", receipt.epoch)
     assert found.time >= 1000
+    assert page.publications == [found]
 
 
 async def test_page_and_what_comes_live_join_without_hole(broker, autojump_clock):
@@ -95,7 +99,7 @@ async def test_published_message_is_in_history(broker, autojump_clock):
     async with running(broker):
         position = await broker.publish(TOPIC, DRAFT)
         page = await broker.read(TOPIC, Since(last=10), 10)
-        assert page.top == position
+        assert page.top == position.position
         assert [one.offset for one in page.publications] == [1]
         assert broker.recoverable(TOPIC, position.epoch, 1)
         assert not broker.recoverable(TOPIC, "other", 1)
@@ -121,7 +125,7 @@ async def test_read_of_an_unknown_topic_gives_a_position_that_holds(broker, auto
         page = await broker.read(TOPIC, Since(), 10)
         position = await broker.publish(TOPIC, DRAFT)
     assert page.top.offset == 0
-    assert position == Position(page.top.epoch, 1)
+    assert position == Receipt(page.top.epoch, 1)
 
 
 async def test_browse_gives_pages(broker, autojump_clock):
@@ -170,7 +174,7 @@ async def test_subscriptions_are_counted(broker, autojump_clock):
         epoch = (await broker.publish(TOPIC, DRAFT)).epoch
         broker.unsubscribe(TOPIC)
         await trio.sleep(1000)
-        assert (await broker.publish(TOPIC, DRAFT)) == Position(epoch, 2)
+        assert (await broker.publish(TOPIC, DRAFT)) == Receipt(epoch, 2)
         broker.unsubscribe(TOPIC)
 
 
@@ -179,7 +183,7 @@ async def test_forgotten_topic_comes_back_in_a_new_epoch(broker, autojump_clock)
     async with running(broker):
         old = await broker.publish(TOPIC, DRAFT)
         await trio.sleep(1000)
-        page = await broker.read(TOPIC, Since(old), 100)
+        page = await broker.read(TOPIC, Since(old.position), 100)
         assert (page.why, page.top.offset) == (Why.EPOCH_CHANGED, 0)
         new = await broker.publish(TOPIC, DRAFT)
     assert new.epoch != old.epoch
@@ -191,7 +195,7 @@ async def test_topic_with_history_is_not_forgotten(broker, autojump_clock):
     async with running(broker):
         old = await broker.publish(TOPIC, DRAFT)
         await trio.sleep(50)
-        assert (await broker.publish(TOPIC, DRAFT)) == Position(old.epoch, 2)
+        assert (await broker.publish(TOPIC, DRAFT)) == Receipt(old.epoch, 2)
 
 
 async def test_publish_after_the_end_is_refused(broker, autojump_clock):
@@ -213,3 +217,179 @@ async def test_publish_after_the_end_is_refused(broker, autojump_clock):
     assert set(waiting) == {"UNAVAILABLE"}
     with pytest.raises(CommandError, match="UNAVAILABLE"):
         await broker.publish(TOPIC, DRAFT)
+
+
+# -- a message is published once ---------------------------------------------------------------------------------
+
+
+def keyed(key: str, data: bytes = b"1") -> Draft:
+    """A draft with an idempotency key."""
+    return Draft(data, idempotency_key=key)
+
+
+async def history(broker, topic: str = TOPIC) -> list[bytes]:
+    """What is kept of a topic."""
+    return [one.data for one in (await broker.browse(topic, None, 1000)).publications]
+
+
+async def test_message_published_again_with_its_key_gets_its_first_receipt(broker, autojump_clock):
+    """Whatever it says the second time; another topic and another key are another message."""
+    async with running(broker):
+        first = await broker.publish(TOPIC, keyed("a"))
+        between = await broker.publish(TOPIC, keyed("b"))
+        again = await broker.publish(TOPIC, keyed("a", b"2"))
+        elsewhere = await broker.publish("room:b", keyed("a"))
+        assert again == Receipt(first.epoch, 1, duplicate=True)
+        assert (between.offset, between.duplicate) == (2, False)
+        assert (elsewhere.offset, elsewhere.duplicate) == (1, False)
+        assert await history(broker) == [b"1", b"1"]
+
+
+async def test_message_published_twice_at_once_is_published_once(broker, autojump_clock):
+    """Also where both wait for room, and those behind them go on."""
+    receipts: list[Receipt] = []
+
+    async def publish(draft: Draft) -> None:
+        receipts.append(await broker.publish(TOPIC, draft))
+
+    async with running(broker, most=1) as ingress:
+        await broker.subscribe(TOPIC)
+        async with trio.open_nursery() as nursery:
+            for draft in (DRAFT, DRAFT, *[keyed("a")] * 5, DRAFT):
+                nursery.start_soon(publish, draft)
+                await trio.sleep(1)
+            found = await delivered(ingress, 4)
+        with trio.move_on_after(10):
+            found += await ingress.receive(1)
+    assert [one.offset for one in found] == [1, 2, 3, 4]
+    assert sorted(receipt.duplicate for receipt in receipts) == [False] * 4 + [True] * 4
+
+
+async def test_key_is_forgotten_after_its_time(broker, autojump_clock):
+    """Then the same key is another message. Being repeated does not make it live longer."""
+    async with running(broker):
+        await broker.publish(TOPIC, keyed("a"))
+        await trio.sleep(20)
+        assert (await broker.publish(TOPIC, keyed("a"))).duplicate
+        await trio.sleep(15)
+        assert (await broker.publish(TOPIC, keyed("a"))).offset == 2
+
+
+async def test_oldest_key_goes_where_there_are_too_many(broker, autojump_clock):
+    """Keys are chosen by peers, so there is a bound to them: five, here."""
+    async with running(broker):
+        for key in "abcdef":
+            await broker.publish(TOPIC, keyed(key))
+        assert (await broker.publish(TOPIC, keyed("b"))).duplicate
+        assert not (await broker.publish(TOPIC, keyed("a"))).duplicate
+        assert not (await broker.publish(TOPIC, keyed("b"))).duplicate
+
+
+async def test_cancelled_publish_with_a_key_is_done_once_by_the_next_try(broker, autojump_clock):
+    """Whether the first one was published or not, the answer to the second is right."""
+    async with running(broker):
+        for milliseconds in range(0, 100, 5):
+            draft = keyed(f"k{milliseconds}", b"%d" % milliseconds)
+            with trio.move_on_after(milliseconds / 1000):
+                await broker.publish(TOPIC, draft)
+            receipt = await broker.publish(TOPIC, draft)
+            assert receipt.offset == milliseconds / 5 + 1
+        assert await history(broker) == [b"%d" % milliseconds for milliseconds in range(0, 100, 5)]
+
+
+async def test_message_that_says_what_the_last_one_said_is_dropped(broker, autojump_clock):
+    """A A B A are three messages, of a kind that drops duplicates; of any other kind they are four."""
+    async with running(broker):
+        receipts = [await broker.publish("tick:a", Draft(data)) for data in (b"1", b"1", b"2", b"1")]
+        assert [(receipt.offset, receipt.duplicate) for receipt in receipts] == [
+            (1, False),
+            (1, True),
+            (2, False),
+            (3, False),
+        ]
+        assert await history(broker, "tick:a") == [b"1", b"2", b"1"]
+        assert [(await broker.publish(TOPIC, DRAFT)).duplicate for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Draft(b"1", event="other", key="k"), Draft(b"1", event="e", key="other"), Draft(b"1", event="e"), Draft(b"2")],
+)
+async def test_message_with_another_event_key_or_data_is_no_duplicate(other, broker, autojump_clock):
+    """Each key has a last message of its own."""
+    draft = Draft(b"1", "e", "k")
+    async with running(broker):
+        receipts = [await broker.publish("tick:a", one) for one in (draft, other, draft, other)]
+    duplicates = [False, False, other.key != draft.key, other.key != draft.key]
+    assert [receipt.duplicate for receipt in receipts] == duplicates
+
+
+async def test_dropped_duplicate_is_the_answer_to_its_key_as_well(broker, autojump_clock):
+    """A publisher that tries again after another message gets the same receipt."""
+    async with running(broker):
+        await broker.publish("tick:a", DRAFT)
+        dropped = await broker.publish("tick:a", keyed("a"))
+        await broker.publish("tick:a", Draft(b"2"))
+        again = await broker.publish("tick:a", keyed("a"))
+    assert dropped == again == Receipt(dropped.epoch, 1, duplicate=True)
+
+
+async def test_duplicate_is_recognised_while_its_twin_waits_for_room(broker, autojump_clock):
+    """Those behind it do not wait for ever."""
+    receipts: list[Receipt] = []
+
+    async def publish(data: bytes) -> None:
+        receipts.append(await broker.publish("tick:a", Draft(data)))
+
+    async with running(broker, most=1) as ingress:
+        await broker.subscribe("tick:a")
+        async with trio.open_nursery() as nursery:
+            for data in (b"1", b"2", b"3", b"3", b"3", b"4"):
+                nursery.start_soon(publish, data)
+                await trio.sleep(1)
+            found = await delivered(ingress, 4)
+    assert [one.data for one in found] == [b"1", b"2", b"3", b"4"]
+    assert sum(receipt.duplicate for receipt in receipts) == 2
+
+
+# -- topics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subscribed", [False, True])
+async def test_topic_that_is_to_be_forgotten_starts_anew(subscribed, broker, autojump_clock):
+    """With nothing in its history, in a new epoch, and with no memory of what was said last."""
+    async with running(broker):
+        if subscribed:
+            await broker.subscribe("tick:a")
+        old = await broker.publish("tick:a", DRAFT)
+        broker.forget("tick:a")
+        page = await broker.read("tick:a", Since(old.position), 10)
+        assert (page.why, page.publications, page.top.offset) == (Why.EPOCH_CHANGED, [], 0)
+        assert not broker.recoverable("tick:a", old.epoch, 1)
+        new = await broker.publish("tick:a", DRAFT)
+        assert (new.epoch != old.epoch, new.offset, new.duplicate) == (True, 1, False)
+        broker.forget("tick:never")
+        if subscribed:
+            broker.unsubscribe("tick:a")
+
+
+async def test_topics_are_listed_in_pages(broker, autojump_clock):
+    """Sorted, each once, going on behind the last of the page before."""
+    names = sorted(f"room:{number}" for number in range(25))
+    async with running(broker):
+        for name in reversed(names):
+            await broker.publish(name, DRAFT)
+        pages: list[list[str]] = [[""]]
+        while pages[-1]:
+            pages.append(await broker.topics(pages[-1][-1], 10))
+        assert [len(page) for page in pages] == [1, 10, 10, 5, 0]
+        assert [name for page in pages[1:] for name in page] == names
+
+
+async def test_position_of_a_topic_is_where_it_stands(broker, autojump_clock):
+    """Of one that there is not, there is none, and asking does not bring it about."""
+    async with running(broker):
+        assert await broker.position(TOPIC) is None
+        assert await broker.topics("", 10) == []
+        receipt = await broker.publish(TOPIC, DRAFT)
+        assert await broker.position(TOPIC) == receipt.position

@@ -58,7 +58,9 @@ async def test_crowd_that_joins_together_gets_everything_from_its_place_on(broke
             async with connect(engine) as peer:
                 reply = await peer.command("subscribe", topic=TOPIC)
                 await trio.sleep(30)
-                results.append((reply["offset"], [brief(push) for push in peer.pending() if push["type"] != "ping"]))
+                results.append(
+                    (reply["offset"], [push["offset"] for push in peer.pending() if push["type"] == "message"])
+                )
 
         async with trio.open_nursery() as crowd:
             for _ in range(10):
@@ -158,7 +160,7 @@ async def test_more_live_messages_than_are_kept_while_history_is_read_become_a_g
 
 async def test_welcome_of_a_connection_that_arrives_subscribed_tells_where_it_starts(slow_broker, autojump_clock):
     """Not where the topic has come to meanwhile: those messages are still to be sent."""
-    from realtime.commands import Subscribe
+    from realtime.wishes import Subscribe
 
     slow_broker.reading = trio.Event()
     async with open_engine(SETTINGS, broker=slow_broker) as engine, trio.open_nursery() as nursery:
@@ -172,7 +174,40 @@ async def test_welcome_of_a_connection_that_arrives_subscribed_tells_where_it_st
         async with connect(engine, subscribe=[Subscribe(TOPIC)]) as peer:
             await trio.sleep(1)
             welcome = peer.received[0]
-            reply = peer.received[1]
-            offset = welcome["topics"][0]["offset"]
-            assert (reply["type"], reply["offset"]) == ("subscribed", offset)
-            assert [brief(push) for push in peer.received[2:]] == list(range(offset + 1, 6))
+            (standing,) = welcome["topics"]
+            assert standing["topic"] == TOPIC
+            assert [brief(push) for push in peer.received[1:]] == list(range(standing["offset"] + 1, 6))
+
+
+async def test_what_a_paced_subscriber_waits_for_comes_before_a_loss(slow_broker, autojump_clock):
+    """The gap stands in its place, and every message is accounted for."""
+    slow_broker.lose(TOPIC, 4, 6)
+    async with open_engine(SETTINGS, broker=slow_broker) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic=TOPIC, max_rate=1 / 60)
+        for key in "abcdefgh":
+            await engine.publish(TOPIC, 1, key=key)
+        await trio.sleep(30)
+        assert [brief(push) for push in peer.pending() if push["type"] in ("message", "gap")] == [1, 2, 3, (4, 6, 3)]
+        await trio.sleep(200)
+        assert [brief(push) for push in peer.pending() if push["type"] in ("message", "gap")] == [7, 8]
+        (counters,) = (await peer.command("stats"))["subscriptions"]
+        assert (counters["delivered"], counters["dropped"], counters["queued"]) == (5, 3, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_rate": 20}, {"mode": "latest"}])
+async def test_joining_while_messages_come_counts_every_message(options, broker, autojump_clock):
+    """Under whatever rate, with whatever is left out."""
+    async with open_engine(SETTINGS, broker=broker) as engine, connect(engine) as peer, trio.open_nursery() as nursery:
+        start = await engine.publish(TOPIC, "first")
+        nursery.start_soon(publish, engine, 100)
+        await trio.sleep(0.2)
+        place = {"epoch": start.epoch, "offset": 1}
+        await peer.command("subscribe", topic=TOPIC, recover=place, filter={"not": {"exists": "x"}}, **options)
+        await trio.sleep(20)
+        offsets = [push["offset"] for push in peer.pending() if push["type"] == "message"]
+        assert offsets == sorted(set(offsets))
+        assert offsets[-1] == 101
+        (counters,) = (await peer.command("stats"))["subscriptions"]
+        assert counters["delivered"] == len(offsets)
+        assert counters["delivered"] + counters["conflated"] + counters["filtered"] == 100
+        assert options or len(offsets) == 100

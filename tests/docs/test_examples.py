@@ -15,16 +15,21 @@ import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
-from realtime import Identity, Settings, load_settings, open_engine
+from realtime import Actions, Identity, Settings, Since, load_settings, open_engine
 from realtime.errors import ErrorCode
-from realtime.messages import decode_command, decode_subscribe
+from realtime.history import decode_cursor
+from realtime.messages import decode_command, decode_wish, encode
+from realtime.polling import Poll, poll
 from realtime.testing import connect
+from realtime.wishes import Subscribe
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -169,7 +174,10 @@ def test_settings_on_page_are_accepted(page, tmp_path):
 
 # -- the page of the protocol -----------------------------------------------------------------------------------
 
-PROTOCOL = (ROOT / "docs" / "reference" / "protocol.rst").read_text()
+PROTOCOL_PAGE = ROOT / "docs" / "reference" / "protocol.rst"
+PROTOCOL = PROTOCOL_PAGE.read_text()
+#: On the page, the epoch of a topic that the server still has in this life.
+REMEMBERED_EPOCH = "u5ht2c9d"
 #: A message may go on in lines that are indented further.
 LINES = [
     (arrow, re.sub(r"\n +", "", text))
@@ -197,28 +205,48 @@ def test_command_on_page_is_decoded(text):
 
 def test_subscription_in_a_url_on_page_is_decoded():
     """A ``sub`` parameter takes what the page says it takes."""
-    wish = decode_subscribe(b'{"topic":"room:lobby","fields":["a"],"mode":"all","recover":{"last":1}}')
-    assert (wish.topic, wish.mode) == ("room:lobby", "all")
+    wish = decode_wish(
+        b'{"topic":"room:lobby","fields":["a"],"filter":{"exists":"a"},"mode":"all","max_rate":5,"recover":{"last":1}}'
+    )
+    assert (wish.topic, wish.mode, wish.max_rate) == ("room:lobby", "all", 5)
+
+
+class FlowQuery(msgspec.Struct):
+    symbol: str
+
+
+async def _get_fund_flow(_query: FlowQuery) -> dict[str, float]:
+    return {"net": 1.25}
+
+
+@asynccontextmanager
+async def _server_of_the_page():
+    """An engine in the state that the page supposes, and the page's peer."""
+
+    async def authenticate(_token):
+        return Identity("7", expires_in=840)
+
+    actions = Actions()
+    actions.register("get_fund_flow", _get_fund_flow)
+    settings = Settings(dev=True, ping_interval_seconds=25.0)
+    async with open_engine(settings, authenticate=authenticate, actions=actions) as engine, connect(engine) as peer:
+        for number in range(12):
+            await engine.publish("room:lobby", {"text": str(number)}, event="chat", key="42")
+            # The epoch that the page's client remembers.
+            receipt = await engine.send_to_user("7", number)
+        for topic in ("room:annex", "global"):
+            await engine.publish(topic, {"text": "hello"})
+        yield engine, peer, receipt.epoch
 
 
 async def test_replies_on_page_have_the_shape_of_real_ones(autojump_clock):
     """The page's commands, sent in their order, are answered as the page says, member by member."""
-
-    async def authenticate(token):
-        return Identity("7", 840)
-
-    async with (
-        open_engine(Settings(dev=True, ping_interval_seconds=25.0), authenticate=authenticate) as engine,
-        connect(engine) as peer,
-    ):
-        for number in range(12):
-            await engine.publish("room:lobby", {"text": str(number)}, event="chat", key="42")
-        await engine.publish("room:annex", {"text": "hello"})
+    async with _server_of_the_page() as (_engine, peer, epoch):
         replies = {}
         for arrow, text in LINES:
             if arrow == "->":
                 members = json.loads(text)
-                peer.send_raw(text.encode())
+                peer.send_raw(text.replace(REMEMBERED_EPOCH, epoch).encode())
                 replies[members["id"]] = await peer.receive_where(
                     lambda push, wanted=members["id"]: push.get("id") == wanted
                 )
@@ -228,10 +256,26 @@ async def test_replies_on_page_have_the_shape_of_real_ones(autojump_clock):
                 real = replies.pop(shown["id"])
                 assert real["type"] == shown["type"]
                 assert _shape(real) == _shape(shown), shown["type"]
-                for name in ("recovered", "why", "code"):
+                for name in ("recovered", "why", "code", "duplicate"):
                     assert real.get(name) == shown.get(name)
         assert not replies, "commands on the page that show no reply"
 
+
+async def test_pushes_on_page_have_the_shape_of_real_ones(autojump_clock):
+    """What comes by itself, while others come and go, looks as the page says."""
+    async with _server_of_the_page() as (engine, peer, _), AsyncExitStack() as others:
+        await peer.command("auth", token="a-token")
+        await peer.command("subscribe", topic="room:lobby", recover={"last": 1})
+        for number in range(12):
+            identity = Identity(f"guest-{number}", info={"name": "Bob"})
+            other = await others.enter_async_context(connect(engine, identity=identity))
+            await other.command("subscribe", topic="room:lobby")
+            if number == 0:
+                await peer.receive_type("join")
+                await other.command("unsubscribe", topic="room:lobby")
+                await peer.receive_type("leave")
+        await engine.place_user("7", "room:staff")
+        engine.evict_user("7", "room:staff")
         await trio.sleep(60)  # a ping has come
         real = {push["type"]: push for push in peer.received if "id" not in push}
         for arrow, text in LINES:
@@ -240,13 +284,27 @@ async def test_replies_on_page_have_the_shape_of_real_ones(autojump_clock):
                 assert _shape(real[shown["type"]]) == _shape(shown), shown["type"]
 
 
+async def test_answer_to_a_poll_on_page_has_the_shape_of_a_real_one(autojump_clock):
+    """With the cursor of the answer before."""
+    (shown,) = [json.loads(block) for block in _blocks(PROTOCOL_PAGE, "json")]
+    async with open_engine(Settings(dev=True)) as engine:
+        asked = Poll([Subscribe("room:lobby")], seconds=0)
+        before = await poll(engine, Identity(), asked)
+        await engine.publish("room:lobby", {"text": "hi"})
+        since = Since(after=decode_cursor(before["cursor"])["room:lobby"])
+        real = json.loads(
+            encode(await poll(engine, Identity(), Poll([Subscribe("room:lobby", since=since)], seconds=0)))
+        )
+    assert _shape(real) == _shape(shown)
+
+
 async def test_rare_pushes_on_page_have_the_shape_of_real_ones(autojump_clock):
     """Gaps, expiring logins and goodbyes look as the page says."""
     shown = {push["type"]: push for push in (json.loads(text) for arrow, text in LINES if arrow == "<-")}
     settings = Settings(dev=True, outbox_messages=2)
     async with (
         open_engine(settings) as engine,
-        connect(engine, buffer_bytes=100, identity=Identity("7", 50)) as peer,
+        connect(engine, buffer_bytes=100, identity=Identity("7", expires_in=50)) as peer,
     ):
         await peer.command("subscribe", topic="room:lobby")
         peer.stall()

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import trio
 from attrs import define, field
@@ -16,6 +17,7 @@ from attrs import define, field
 from tests.peers import DEADLINE_SECONDS, connect
 
 _ADDRESS = re.compile(r"(https?)://127\.0\.0\.1:(\d+)")
+_EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 _KEY = re.compile(r"API key.*: (\S+)")
 
 
@@ -85,11 +87,21 @@ async def _kill(process: trio.Process) -> None:
         await process.wait()
 
 
-@asynccontextmanager
-async def serving(*arguments: str, **environment: str) -> AsyncIterator[ServerProcess]:
+def serving(*arguments: str, **environment: str) -> AbstractAsyncContextManager[ServerProcess]:
     """``python -m realtime`` with these arguments, listening."""
+    return _listening("-m", "realtime", *arguments, **environment)
+
+
+def example(name: str, *arguments: str) -> AbstractAsyncContextManager[ServerProcess]:
+    """A program of the folder ``examples`` with these arguments, listening on a free port."""
+    return _listening(str(_EXAMPLES / f"{name}.py"), "--port", "0", *arguments)
+
+
+@asynccontextmanager
+async def _listening(*arguments: str, **environment: str) -> AsyncIterator[ServerProcess]:
+    """A Python program that prints its address."""
     async with (
-        running_program(sys.executable, "-m", "realtime", *arguments, **environment) as process,
+        running_program(sys.executable, *arguments, **environment) as process,
         trio.open_nursery() as nursery,
     ):
         assert process.stdout is not None

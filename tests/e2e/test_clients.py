@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,11 @@ import trio_websocket
 import websockets
 import websockets.sync.client
 
+from tests.e2e.foreign import in_asyncio
 from tests.e2e.processes import ServerProcess, output_of, running_program
 
 NODE = shutil.which("node")
 CURL = shutil.which("curl")
-
-
-async def in_asyncio(talk: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a conversation under asyncio, in a thread."""
-    with trio.fail_after(15):
-        return await trio.to_thread.run_sync(lambda: asyncio.run(asyncio.wait_for(talk(), 10)))
 
 
 async def test_websockets_client_subscribes_and_publishes(server: ServerProcess) -> None:

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from realtime.errors import CommandError, ProtocolViolation, RealtimeError
 from realtime.history import decode_cursor
-from realtime.messages import Command, compact, decode_command, decode_subscribe, encode
+from realtime.messages import Command, compact, decode_command, decode_wish, encode
+from realtime.routes import Route, Routes, Transport
+from realtime.topics import Kinds
 from realtime.views import View
+from realtime.wishes import Subscribe
 from tests.tools import publication
 from transports.frames import CLOSE, TEXT, close_frame, read_header, text_frame, unmask
 from transports.head import BadHead, parse_head
@@ -80,6 +83,14 @@ names = [
     "after",
     "commands",
     "filter",
+    "max_rate",
+    "echo",
+    "idempotency_key",
+    "cursor",
+    "action",
+    "payload",
+    "trace_id",
+    "timeout",
 ]
 kinds = [command.__struct_config__.tag for command in Command.__args__]
 shaped = st.builds(
@@ -109,7 +120,23 @@ def test_any_bytes_for_a_command_are_decoded_or_refused(text):
 def test_any_bytes_for_a_subscribe_object_are_decoded_or_refused(text):
     """A URL is as free as a message."""
     try:
-        decode_subscribe(text)
+        Subscribe.of(decode_wish(text))
+    except CommandError as error:
+        encode({"message": error.message})
+
+
+ROUTES = Routes([Route(path="/a/{kind}/{name}", topic="{kind}:{name}", transport="sse")])
+
+
+@given(st.one_of(st.text(max_size=40), st.builds("/a/{}/{}".format, st.sampled_from(["room", "x"]), st.text())))
+def test_any_path_leads_to_a_topic_or_nowhere(path):
+    """The topic is made of parts of the path, and its kind says whether there can be such a one."""
+    binding = ROUTES.find(path, Transport.SSE)
+    if binding is None:
+        return
+    assert binding.topic == ":".join(path.removeprefix("/a/").split("/"))
+    try:
+        Kinds().split(binding.topic)
     except CommandError as error:
         encode({"message": error.message})
 

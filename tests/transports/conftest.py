@@ -53,7 +53,11 @@ def port(server: Server) -> int:
     return server.address[1]
 
 
+#: What is given to a server beside its settings.
+_PARTS = ("actions", "app", "authenticate", "broker", "catalogue", "feeds", "routes")
+
+
 def running(**options: Any) -> AbstractAsyncContextManager[Server]:
     """A server for the length of a block; by default one for development, that ends without much ado."""
-    app = {name: options.pop(name) for name in ("app", "authenticate", "broker") if name in options}
-    return open_server(**app, **{"port": 0, "dev": True, "api_keys": ["key"], "grace_seconds": 1.0, **options})
+    parts = {name: options.pop(name) for name in _PARTS if name in options}
+    return open_server(**parts, **{"port": 0, "dev": True, "api_keys": ["key"], "grace_seconds": 1.0, **options})

@@ -85,6 +85,7 @@ async def test_reader_that_stops_among_others_costs_them_nothing() -> None:
                 "dropped": ledgers[3].lost,
                 "conflated": 0,
                 "filtered": 0,
+                "queued": 0,
             }
         ]
         assert stats["queue"]["messages"] == 0

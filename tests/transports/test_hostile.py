@@ -7,8 +7,6 @@ tasks and descriptors are left as before.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -20,32 +18,13 @@ from tests.peers import (
     connect,
     eventually,
     frame,
-    leaving_nothing_behind,
     open_events,
     open_websocket,
     request_bytes,
-    unique_room,
+    undisturbed,
     upgrade_bytes,
 )
 from tests.transports.conftest import running
-
-
-@asynccontextmanager
-async def undisturbed(port: int) -> AsyncIterator[None]:
-    """Checks that others go on and that nothing is left behind, whatever the block does."""
-    async with open_websocket(port) as witness:
-        room = unique_room()
-        await witness.command("subscribe", topic=room)
-        # The first page costs things that stay: a worker thread, caches.
-        async with connect(port) as raw:
-            assert (await raw.request("GET", "/")).status == 200
-        async with leaving_nothing_behind():
-            yield
-        await witness.command("publish", topic=room, data="still here")
-        assert (await witness.receive_type("message"))["data"] == "still here"
-    async with connect(port) as raw:
-        assert (await raw.request("GET", "/healthz")).status == 200
-
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 

@@ -59,3 +59,18 @@ async def test_many_forgotten_topics_free_their_memory(broker, autojump_clock):
     assert len(broker) == 2500
     await trio.sleep(60)
     assert len(broker) == 1
+
+
+async def test_keys_whose_last_message_is_remembered_are_bounded(nursery, autojump_clock, monkeypatch):
+    """The one that was quiet for longest is forgotten first: keys are chosen by publishers."""
+    monkeypatch.setattr("realtime.broker._MAX_LAST_KEYS", 2)
+    broker = MemoryBroker(Kinds(), now_ms=lambda: 42)
+    await nursery.start(broker.run, Ingress(100, 1 << 20))
+
+    def duplicate(key: str, data: bytes = b"1") -> bool:
+        return broker.publish_nowait("symbol:600519", Draft(data, key=key)).duplicate
+
+    assert [duplicate(key) for key in "ab"] == [False, False]
+    assert not duplicate("a", b"2")
+    assert not duplicate("c")
+    assert [duplicate("a", b"2"), duplicate("c"), duplicate("b")] == [True, True, False]

@@ -98,6 +98,9 @@ def test_wrong_value_is_refused_with_key_value_and_what_is_allowed(given, fragme
         ({"room": {"overflow": "burst"}}, ["kinds.room.overflow = 'burst'", "drop_oldest", "block"]),
         ({"room": {"mode": "some"}}, ["kinds.room.mode = 'some'", "latest"]),
         ({"room": {"join": "friends"}}, ["kinds.room.join = 'friends'", "anyone"]),
+        ({"room": {"presence": "some"}}, ["kinds.room.presence = 'some'", "none, members, count"]),
+        ({"room": {"presence_by": "device"}}, ["kinds.room.presence_by = 'device'", "user, connection"]),
+        ({"room": {"max_members": 0}}, ["kinds.room", "max_members", "> 0"]),
         ({"room": {"history_messages": -1}}, ["kinds.room", "history_messages", ">= 0"]),
         ({"room": {"history_age_seconds": "long"}}, ["kinds.room", "str"]),
         ({"room": {"pattern": "["}}, ["kinds.room", "pattern", "regular expression"]),
@@ -172,3 +175,77 @@ def test_overrides_are_checked_like_the_rest():
     assert with_overrides(Settings(), port=1).port == 1
     with pytest.raises(ConfigurationError, match="port"):
         with_overrides(Settings(), port="x")
+
+
+@pytest.mark.parametrize(
+    ("templates", "fault"),
+    [
+        (["nosuch:{user}"], "nosuch:{user}"),
+        (["global:x"], "no such kind"),
+        (["room"], "no such kind"),
+        (["user:{user}", "symbol:x"], "not a valid symbol name"),
+        (["room:{other}"], "not a valid room name"),
+    ],
+)
+def test_place_of_a_login_that_is_no_topic_is_refused(templates, fault):
+    """When the server is configured, not when somebody logs in."""
+    with pytest.raises(ConfigurationError, match=fault):
+        Settings(auto_subscribe=tuple(templates))
+
+
+def test_places_of_a_login_can_be_set():
+    """From the environment as a list, also to none, and to kinds of one's own."""
+    assert load_settings(environ={"REALTIME_AUTO_SUBSCRIBE": ""}).auto_subscribe == ()
+    settings = load_settings(
+        environ={"REALTIME_AUTO_SUBSCRIBE": "inbox:{user}, global"}, kinds={"inbox": {"join": "owner"}}
+    )
+    assert settings.auto_subscribe == ("inbox:{user}", "global")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_requests",
+        "idempotency_keys",
+        "idempotency_seconds",
+        "max_sessions",
+        "session_keep_seconds",
+        "session_abandoned_seconds",
+    ],
+)
+def test_bound_of_nothing_is_refused(name):
+    """Each of them has to let something through."""
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings(environ={f"REALTIME_{name.upper()}": "0"})
+
+
+def test_options_of_a_kind_are_read():
+    """Those of presence, of topics that must exist, of duplicates."""
+    options = {
+        "must_exist": True,
+        "missing_code": "SESSION_NOT_FOUND",
+        "max_per_connection": 3,
+        "drop_duplicates": True,
+        "presence": "members",
+        "presence_by": "connection",
+        "presence_linger_seconds": 0,
+        "max_members": 50,
+    }
+    kind, _ = Settings(kinds={"hall": options}).all_kinds().split("hall:a")
+    assert {name: getattr(kind, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"max_per_connection": 0}, "max_per_connection"),
+        ({"max_members": 0}, "max_members"),
+        ({"presence": "everybody"}, "must be one of none, members, count"),
+        ({"presence_linger_seconds": -1}, "presence_linger_seconds"),
+        ({"missing_code": "GONE"}, "must be one of"),
+    ],
+)
+def test_option_of_a_kind_that_makes_no_sense_is_refused(options, fault):
+    """With what is allowed."""
+    with pytest.raises(ConfigurationError, match=fault):
+        Settings(kinds={"room": options})

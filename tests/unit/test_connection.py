@@ -8,11 +8,11 @@ import trio
 import trio.testing
 
 from realtime import Identity, Settings, closing, open_engine
-from realtime.commands import Subscribe
 from realtime.connection import GOODBYE_SECONDS, Connection
 from realtime.errors import CommandError, ErrorCode
 from realtime.subscription import Loss
 from realtime.testing import MemoryWire, connect
+from realtime.wishes import Subscribe
 from tests.tools import brief
 
 settle = trio.testing.wait_all_tasks_blocked
@@ -30,7 +30,7 @@ async def tokens(token: str) -> Identity:
     user, _, seconds = token.partition("/")
     if not user:
         raise CommandError(ErrorCode.AUTH_FAILED, "no good")
-    return Identity(user, float(seconds) if seconds else None)
+    return Identity(user, expires_in=float(seconds) if seconds else None)
 
 
 # -- welcome and login -------------------------------------------------------------------------------------------
@@ -41,14 +41,14 @@ async def test_welcome_is_the_first_push(autojump_clock):
     async with open_engine(settings(max_topics=9)) as engine, connect(engine, identity=Identity("7")) as peer:
         welcome = peer.received[0]
         assert (welcome["type"], welcome["protocol"], welcome["user"]) == ("welcome", 1, "7")
-        assert welcome["connection"] in engine.connections
+        assert engine.connections.get(welcome["connection"]) is not None
         assert welcome["ping_interval"] == 25
-        assert welcome["topics"] == []
+        assert [standing["topic"] for standing in welcome["topics"]] == ["user:7", "global"]
         assert welcome["limits"] == {"max_message_bytes": 65536, "max_topics": 9}
 
 
 async def test_connection_that_arrives_subscribed_is_told_before_the_messages(autojump_clock):
-    """Welcome, confirmation, history, live."""
+    """The welcome says where each topic stands; then history, then live."""
     from realtime import Since
 
     async with open_engine(settings()) as engine:
@@ -57,8 +57,9 @@ async def test_connection_that_arrives_subscribed_is_told_before_the_messages(au
         async with connect(engine, subscribe=[Subscribe("room:a", since=Since(last=2))]) as peer:
             await engine.publish("room:a", 4)
             await settle()
-            assert [brief(push) for push in peer.received[:5]] == ["welcome", "subscribed", 2, 3, 4]
-            assert peer.received[0]["topics"] == [{"topic": "room:a", "epoch": peer.received[1]["epoch"], "offset": 3}]
+            assert [brief(push) for push in peer.received[:4]] == ["welcome", 2, 3, 4]
+            (standing,) = peer.received[0]["topics"]
+            assert (standing["topic"], standing["offset"], standing["replayed"]) == ("room:a", 3, 2)
 
 
 async def test_connection_that_arrives_with_a_refused_subscription_does_not_begin(autojump_clock):
@@ -69,7 +70,7 @@ async def test_connection_that_arrives_with_a_refused_subscription_does_not_begi
         with pytest.raises(CommandError, match="PERMISSION_DENIED"):
             await connection.run([Subscribe("room:a"), Subscribe("user:7")])
         assert (wire.opened, wire.progress) == (False, 0)
-        assert engine.connections == {}
+        assert not engine.connections
         assert engine.hub.topic_statistics("room:a") is None
 
 
@@ -93,8 +94,9 @@ async def test_peer_that_logs_in_stays(autojump_clock):
         assert (await peer.command("auth", token=""))["code"] == "AUTH_FAILED"
         reply = await peer.command("auth", token="7/600")
         assert (reply["type"], reply["user"], reply["expires_in"]) == ("authenticated", "7", 600)
+        assert [standing["topic"] for standing in reply["topics"]] == ["user:7", "global"]
         await trio.sleep(20)
-        assert (await peer.command("subscribe", topic="user:7"))["type"] == "subscribed"
+        assert (await peer.command("subscribe", topic="room:a"))["type"] == "subscribed"
 
 
 async def test_login_never_changes_the_user(autojump_clock):
@@ -117,7 +119,7 @@ async def test_expiring_login_is_announced_and_then_closed(autojump_clock):
     """A warning in time, once, then 4102."""
     async with open_engine(settings(token_warning_seconds=30)) as engine:
         began = trio.current_time()
-        async with connect(engine, identity=Identity("7", 100)) as peer:
+        async with connect(engine, identity=Identity("7", expires_in=100)) as peer:
             warning = await peer.receive_type("token_expiring")
             assert (trio.current_time() - began, warning["expires_in"]) == (pytest.approx(70), 30)
             assert await peer.wait_closed() is closing.TOKEN_EXPIRED
@@ -129,7 +131,7 @@ async def test_refreshed_login_is_announced_anew(autojump_clock):
     """A fresh token moves both the warning and the end."""
     async with open_engine(settings(), authenticate=tokens) as engine:
         began = trio.current_time()
-        async with connect(engine, identity=Identity("7", 100)) as peer:
+        async with connect(engine, identity=Identity("7", expires_in=100)) as peer:
             await peer.receive_type("token_expiring")
             await peer.command("auth", token="7/200")
             await peer.receive_type("token_expiring")
@@ -141,7 +143,7 @@ async def test_refreshed_login_is_announced_anew(autojump_clock):
 
 async def test_token_shorter_than_the_warning_is_announced_at_once(autojump_clock):
     """Better late than never."""
-    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7", 10)) as peer:
+    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7", expires_in=10)) as peer:
         assert (await peer.receive_type("token_expiring"))["expires_in"] == 10
 
 
@@ -319,7 +321,7 @@ async def test_goodbye_is_the_last_word(autojump_clock):
         for _ in range(20):
             await engine.publish("room:a", "x" * 1000)
         await settle()
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         connection.close(closing.with_jitter(closing.SHUTTING_DOWN, 10))
         await settle()
         peer.resume()
@@ -335,7 +337,7 @@ async def test_goodbye_to_a_peer_that_does_not_read_takes_its_time_and_no_longer
     """The wire is let go after the deadline."""
     async with open_engine(settings()) as engine, connect(engine, buffer_bytes=100) as peer:
         peer.stall()
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         for _ in range(10):
             peer.send("ping")
         await settle()
@@ -349,7 +351,7 @@ async def test_goodbye_to_a_peer_that_does_not_read_takes_its_time_and_no_longer
 async def test_first_reason_wins(autojump_clock):
     """Who comes second is not heard."""
     async with open_engine(settings()) as engine, connect(engine) as peer:
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         connection.close(closing.FORBIDDEN)
         connection.close(closing.SHUTTING_DOWN)
         peer.hang_up()
@@ -364,7 +366,7 @@ async def test_peer_that_hangs_up_is_gone(autojump_clock):
         await settle()
         peer.hang_up()
         assert await peer.wait_closed() is closing.GONE
-        assert engine.connections == {}
+        assert not engine.connections
         assert (engine.statistics().hub.subscriptions, engine.statistics().hub.delivered) == (0, 1)
 
 
@@ -505,7 +507,7 @@ async def test_stats_tell_the_peer_its_counters(autojump_clock):
             await settle()
         await engine.publish("room:a", {"m": 1})
         await trio.sleep(2)
-        (connection,) = engine.connections.values()
+        (connection,) = engine.connections
         facts = connection.statistics()
         assert (facts.queue_messages, facts.queue_age) == (3, 2.0)
         assert facts.queue_bytes > 0

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from realtime import CommandError, MemoryBroker, Settings, open_engine
+from realtime.engine import Engine
 from realtime.testing import connect
 from realtime.topics import Kinds
 
@@ -62,3 +63,37 @@ async def test_engine_that_has_ended_refuses_to_publish(autojump_clock):
         pass
     with pytest.raises(CommandError, match="UNAVAILABLE"):
         await engine.publish("global", 1)
+
+
+async def test_broadcast_tells_what_became_of_each_topic(autojump_clock):
+    """One that is refused does not keep the others from theirs."""
+    async with open_engine(Settings(dev=True)) as engine:
+        found = await engine.broadcast(["room:a", "nosuch:a", "session:a", "room:b"], 1, event="e", key="k")
+        told = [str(one.code) if isinstance(one, CommandError) else one.offset for one in found]
+        assert told == [1, "INVALID_TOPIC", "SESSION_NOT_FOUND", 1]
+        (message,) = (await engine.broker.browse("room:b", None, 10)).publications
+        assert (message.event, message.key) == ("e", "k")
+
+
+async def test_idempotency_is_bounded_by_the_settings(autojump_clock):
+    """In time and in number."""
+    options = Settings(dev=True, idempotency_keys=1, idempotency_seconds=10.0)
+    async with open_engine(options) as engine:
+        for key in "aab":
+            await engine.publish("room:a", 1, idempotency_key=key)
+        assert engine.statistics().duplicates == 1
+        assert (await engine.publish("room:a", 1, idempotency_key="a")).offset == 3
+        await trio.sleep(11)
+        assert (await engine.publish("room:a", 1, idempotency_key="a")).offset == 4
+
+
+async def test_thread_publishes_through_the_engine():
+    """Which knows where it runs, as soon as it does."""
+    engine = Engine(Settings(dev=True))
+    with pytest.raises(CommandError, match="UNAVAILABLE"):
+        engine.publish_from_thread("room:a", 1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        receipt = await trio.to_thread.run_sync(engine.publish_from_thread, "room:a", 1)
+        assert receipt.offset == 1
+        nursery.cancel_scope.cancel()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 import trio.testing
 
 from realtime import Lost, Message, Mode, Overflow, Position, Settings, Since, open_engine
-from realtime.errors import WireClosed
+from realtime.errors import CommandError, WireClosed
+from realtime.topics import Kinds
+from tests.contract.slow_broker import SlowBroker
 
 SETTINGS = Settings(dev=True)
 settle = trio.testing.wait_all_tasks_blocked
@@ -33,7 +37,7 @@ async def test_position_tells_where_the_subscription_started(autojump_clock):
     async with open_engine(SETTINGS) as engine:
         first = await engine.publish("room:a", 1)
         async with engine.subscribe("room:a") as messages:
-            assert messages.position == first
+            assert messages.position == first.position
         await engine.publish("room:a", 2)
         async with engine.subscribe("room:a", since=Since(Position(first.epoch, 1))) as messages:
             assert (await anext(messages)).data == 2
@@ -110,9 +114,9 @@ async def test_left_block_leaves_nothing(autojump_clock):
 async def test_wire_of_a_local_subscriber_carries_nothing():
     """It stands where a wire is asked for, and is always busy."""
     from realtime import closing
-    from realtime.local import _NoWire
+    from realtime.local import NoWire
 
-    wire = _NoWire()
+    wire = NoWire()
     await wire.open()
     await wire.drain()
     await wire.close(closing.NORMAL)
@@ -122,5 +126,63 @@ async def test_wire_of_a_local_subscriber_carries_nothing():
     assert await wire.read(None) is closing.GONE
     with pytest.raises(WireClosed):
         await wire.write(b"x")
-    with pytest.raises(AssertionError, match="busy"):
+    with pytest.raises(AssertionError):
         wire.write_nowait(b"x")
+
+
+async def test_reader_of_a_topic_that_is_removed_gets_the_rest_and_then_the_reason(autojump_clock):
+    """Whether it waits or is behind."""
+    async with open_engine(SETTINGS) as engine:
+        engine.create_topic("session:a")
+        reached: list = []
+
+        async def read(messages) -> None:
+            with pytest.raises(CommandError) as caught:
+                async for message in messages:
+                    reached.append(message.data)
+            reached.append(caught.value.code)
+
+        async with engine.subscribe("session:a") as waiting, engine.subscribe("session:a") as behind:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, waiting)
+                for number in range(2):
+                    await engine.publish("session:a", number)
+                await settle()
+                assert reached == [0, 1]
+                engine.remove_topic("session:a")
+                assert engine.hub._audiences == {}
+            await read(behind)
+        assert reached == [0, 1, "SESSION_NOT_FOUND"] * 2
+        assert engine.statistics().hub.subscriptions == 0
+
+
+async def test_reader_that_is_ended_without_a_reason_is_closed(autojump_clock):
+    """By whoever ends subscriptions of others."""
+    async with open_engine(SETTINGS) as engine, engine.subscribe("room:a") as messages:
+        messages.subscription.on_end(messages.subscription, None)
+        with pytest.raises(WireClosed, match="ended"):
+            await anext(messages)
+
+
+async def test_reader_whose_topic_goes_while_it_joins_leaves_nothing(autojump_clock):
+    """It finds out when it has joined."""
+    clock = itertools.count(1)
+    broker = SlowBroker(Kinds(), now_ms=lambda: next(clock))
+    async with open_engine(SETTINGS, broker=broker) as engine:
+        engine.create_topic("session:a")
+        broker.reading = trio.Event()
+        codes = []
+
+        async def read() -> None:
+            async with engine.subscribe("session:a") as messages:
+                with pytest.raises(CommandError) as caught:
+                    await anext(messages)
+                codes.append(caught.value.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.sleep(1)
+            engine.remove_topic("session:a")
+            broker.reading.set()
+        assert codes == ["SESSION_NOT_FOUND"]
+        assert engine.hub._audiences == {}

@@ -8,7 +8,7 @@ import pytest
 from realtime import closing, messages
 from realtime.errors import CommandError, ProtocolViolation
 from realtime.history import Position, Since
-from realtime.messages import compact, decode_command, decode_subscribe, encode, refuse_unknown_options
+from realtime.messages import compact, decode_command, decode_wish, encode
 
 
 def decoded(**members):
@@ -206,19 +206,10 @@ def test_recover_without_a_place_is_refused(recover):
         command.since()
 
 
-@pytest.mark.parametrize("option", ["filter", "max_rate"])
-@pytest.mark.parametrize("kind", ["subscribe", "update"])
-def test_option_that_is_not_offered_is_refused_by_name(kind, option):
-    """What cannot be honoured is not ignored."""
-    with pytest.raises(CommandError, match=option):
-        refuse_unknown_options(decoded(type=kind, topic="room:a", **{option: {"=": ["a", 1]}}))
-    refuse_unknown_options(decoded(type=kind, topic="room:a"))
-
-
-def test_subscribe_object_of_a_url_is_a_subscribe_command():
+def test_subscribe_object_of_a_url_is_a_wish():
     """The same members without type and id."""
-    assert decode_subscribe(b'{"topic":"room:a","fields":["x"],"mode":"all"}') == messages.Subscribe(
-        id=0, topic="room:a", fields=["x"], mode="all"
+    assert decode_wish(b'{"topic":"room:a","fields":["x"],"mode":"all"}') == messages.Wish(
+        topic="room:a", fields=["x"], mode="all"
     )
 
 
@@ -228,7 +219,7 @@ def test_subscribe_object_of_a_url_is_a_subscribe_command():
 def test_wrong_subscribe_object_is_refused(text):
     """Whatever is wrong with it, it is a bad request."""
     with pytest.raises(CommandError, match="not a subscribe object"):
-        decode_subscribe(text)
+        decode_wish(text)
 
 
 def test_text_on_one_line_stays_as_it_is():

@@ -88,11 +88,11 @@ def test_offer_with_a_backlog_does_not_ask_for_a_flush():
 def test_corked_outbox_keeps_everything():
     """Nothing leaves before the confirmation has been put in front."""
     kit = OutboxKit(backlogged=False)
-    kit.outbox.corked = True
+    kit.outbox.corks += 1
     kit.offer(kit.subscription(), publication(1))
     kit.outbox.flush()
     assert kit.wire.written == []
-    kit.outbox.corked = False
+    kit.outbox.corks -= 1
     kit.outbox.offer_control(b'{"type":"subscribed"}\n')
     kit.outbox.flush()
     assert kit.wire.briefs == ["subscribed", 1]

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from realtime import CommandError, Settings, open_engine
+from realtime.broker import Draft
 
 SETTINGS = Settings(dev=True, max_message_bytes=100)
 
@@ -58,7 +59,7 @@ async def test_message_that_the_hub_could_not_carry_is_refused(topic, options, c
 async def test_json_text_is_put_on_one_line(autojump_clock):
     """Its numbers stay as they are."""
     async with open_engine(SETTINGS) as engine:
-        await engine.publisher.publish_json("room:a", b'{"a":\n1.10}', None, None)
+        await engine.publisher.publish_json("room:a", Draft(b'{"a":\n1.10}'))
         assert await data_of(engine) == [b'{"a":1.10}']
 
 
@@ -72,9 +73,9 @@ async def test_publish_always_is_a_checkpoint(autojump_clock):
 async def test_publish_at_once_needs_a_broker_that_can(autojump_clock):
     """For others the answer is to wait."""
     async with open_engine(SETTINGS) as engine:
-        assert engine.publisher.publish_json_nowait("room:a", b"1", None, None).offset == 1
+        assert engine.publisher.publish_json_nowait("room:a", Draft(b"1")).offset == 1
         engine.publisher._at_once = None
-        assert engine.publisher.publish_json_nowait("room:a", b"1", None, None) is None
+        assert engine.publisher.publish_json_nowait("room:a", Draft(b"1")) is None
 
 
 async def test_thread_publishes_and_gets_its_position():

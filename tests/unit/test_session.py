@@ -16,13 +16,18 @@ COMMANDS = {
     "auth": {"token": "t"},
     "batch": {"commands": []},
     "history": {"topic": "room:a"},
+    "members": {"topic": "room:a"},
     "ping": {},
     "publish": {"topic": "room:a", "data": 1},
+    "request": {"action": "sum"},
     "stats": {},
     "subscribe": {"topic": "room:b"},
     "unsubscribe": {"topic": "room:a"},
     "update": {"topic": "room:a"},
 }
+
+
+ROOM, _ = Kinds().split("room:a")
 
 
 def session(state: State = State.OPEN, user: str | None = "7", *, max_topics: int = 3) -> Session:
@@ -68,8 +73,11 @@ def test_command_is_accepted_where_the_state_allows_it(state, kind):
         ("publish", {"topic": "room:b"}, None, "PERMISSION_DENIED"),
         ("update", {"topic": "room:b"}, "7", "NOT_SUBSCRIBED"),
         ("unsubscribe", {"topic": "room:b"}, "7", "NOT_SUBSCRIBED"),
-        ("subscribe", {"filter": {}}, "7", "BAD_REQUEST"),
-        ("update", {"max_rate": 5}, "7", "BAD_REQUEST"),
+        ("members", {"topic": "user:8"}, "7", "PERMISSION_DENIED"),
+        ("subscribe", {"max_rate": 0}, "7", "BAD_REQUEST"),
+        ("update", {"max_rate": 1001}, "7", "BAD_REQUEST"),
+        ("publish", {"idempotency_key": ""}, "7", "BAD_REQUEST"),
+        ("request", {"trace_id": "a b"}, "7", "BAD_REQUEST"),
         ("teleport", {}, "7", "UNKNOWN_TYPE"),
         ("publish", {"topic": 5}, "7", "BAD_REQUEST"),
     ],
@@ -97,10 +105,16 @@ def test_text_that_is_no_command_ends_the_conversation():
 
 @pytest.mark.parametrize(
     ("raw", "code"),
-    [(b"5", "BAD_REQUEST"), (b"[]", "BAD_REQUEST"), (text("batch"), "BAD_REQUEST"), (b'{"type":"x"}', "UNKNOWN_TYPE")],
+    [
+        (b"5", "BAD_REQUEST"),
+        (b"[]", "BAD_REQUEST"),
+        (text("batch"), "BAD_REQUEST"),
+        (text("request"), "BAD_REQUEST"),
+        (b'{"type":"x"}', "UNKNOWN_TYPE"),
+    ],
 )
 def test_wrong_part_of_a_batch_is_refused_by_itself(raw, code):
-    """The rest of the batch and the conversation go on; a batch holds no batch."""
+    """The rest of the batch and the conversation go on; a batch holds no batch and no request."""
     decision = session().decide_part(msgspec.Raw(raw))
     assert isinstance(decision, Refused)
     assert decision.error.code == code
@@ -113,15 +127,50 @@ def test_part_of_a_batch_is_decided_like_a_command():
 
 def test_topic_joined_twice_is_refused():
     """One subscription of a topic for each connection."""
-    assert session().join_refusal("room:a").code == "ALREADY_SUBSCRIBED"
+    made = session()
+    made.joining.add("room:b")
+    for topic in ("room:a", "room:b"):
+        assert made.join_refusal(topic, ROOM).code == "ALREADY_SUBSCRIBED"
 
 
 def test_topics_over_the_limit_are_refused():
     """A connection has so many topics."""
     full = session(max_topics=1)
-    assert full.join_refusal("room:b").code == "LIMIT_EXCEEDED"
+    assert full.join_refusal("room:b", ROOM).code == "LIMIT_EXCEEDED"
     full.subscriptions.clear()
-    assert full.join_refusal("room:b") is None
+    assert full.join_refusal("room:b", ROOM) is None
+
+
+def test_topics_over_the_limit_of_their_kind_are_refused():
+    """Those that are being joined count, those of other kinds do not."""
+    kinds = Kinds().with_options("room", max_per_connection=2)
+    room, _ = kinds.split("room:a")
+    made = Session("c_1", kinds, 10, Identity("7"))
+    made.subscriptions = dict.fromkeys(("room:a", "user:7", "global"), OutboxKit().subscription())
+    assert made.join_refusal("room:b", room) is None
+    made.joining.add("room:b")
+    assert made.join_refusal("room:c", room).code == "LIMIT_EXCEEDED"
+    assert made.join_refusal("project:c", kinds.split("project:c")[0]) is None
+
+
+def test_topic_that_the_server_has_placed_the_peer_in_can_be_looked_at():
+    """Also where nobody may ask to join it."""
+    made = session()
+    assert isinstance(made.decide(text("history", topic="role:admin")), Refused)
+    made.subscriptions["role:admin"] = OutboxKit().subscription("role:admin")
+    assert isinstance(made.decide(text("history", topic="role:admin")), Accepted)
+    assert isinstance(made.decide(text("update", topic="role:admin")), Accepted)
+
+
+def test_peer_that_came_by_a_route_names_its_topic_only():
+    """Commands that name none are accepted."""
+    made = session()
+    made.only = "room:a"
+    decision = made.decide(text("subscribe", topic="room:b"))
+    assert isinstance(decision, Refused)
+    assert decision.error.code == "PERMISSION_DENIED"
+    assert isinstance(made.decide(text("history", topic="room:a")), Accepted)
+    assert isinstance(made.decide(text("ping")), Accepted)
 
 
 def test_session_describes_itself():

@@ -114,6 +114,10 @@ def test_new_pattern_of_a_kind_is_compiled():
         {"history_bytes": -1},
         {"history_age_seconds": 0},
         {"block_timeout_seconds": 0},
+        {"presence_linger_seconds": -1},
+        {"presence_linger_seconds": 3601},
+        {"presence_told_members": -1},
+        {"max_members": 0},
     ],
 )
 def test_kind_with_a_wrong_option_is_refused(options):

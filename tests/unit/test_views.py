@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.filters import parse_filter
 from realtime.history import Publication
 from realtime.views import EVERYTHING, View, encode_run, message_text
 from realtime.wire import LineFraming
@@ -117,3 +118,70 @@ def test_run_without_framing_carries_the_publications():
     run = encode_run(EVERYTHING, None, "e1", [made])
     assert run.frames[0].publication is made
     assert run.size == len(made.data)
+
+
+# -- filter and envelope -----------------------------------------------------------------------------------------
+
+
+BUYS = parse_filter(b'{"=":["side","buy"]}')
+
+
+def viewed(view: View, data: bytes) -> bytes | None:
+    """The payload as the view shows it."""
+    text = view.text(publication(1, data=data))
+    return None if text is None else bytes(msgspec.json.decode(text, type=dict[str, msgspec.Raw])["data"])
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b'{"side":"buy","price":1.10,"id":7}', b'{"price":1.10}'),
+        (b'{"side":"sell","price":1.10}', None),
+        (b'{"price":1.10}', None),
+        (b'{"side":"buy"}', None),
+        (b"5", None),
+        (b"{", None),
+    ],
+)
+def test_filter_looks_at_members_that_the_fields_do_not_show(data, shown):
+    """Both have to leave something of the message."""
+    view = View.of(["price"], BUYS)
+    assert viewed(view, data) == shown
+    assert view.shows(publication(1, data=data)) == (shown is not None)
+
+
+def test_filter_alone_shows_the_payload_as_it_is():
+    """Byte for byte; what is no object has no members that could match."""
+    view = View.of(None, BUYS)
+    assert viewed(view, b'{"side": "buy",\t"price":1.10}') == b'{"side": "buy",\t"price":1.10}'
+    assert viewed(view, b'"buy"') is None
+    absent = View.of(None, parse_filter(b'{"not":{"exists":"side"}}'))
+    assert [viewed(absent, data) for data in (b"5", b'{"side":1}', b"{}")] == [b"5", None, b"{}"]
+
+
+def test_views_with_equal_filters_are_equal():
+    """However they are spelled: they are one group in the hub."""
+    again = parse_filter(b'{ "=" : [ ["side"], "buy" ] }')
+    assert View.of(["a"], BUYS) == View.of(["a"], again)
+    assert hash(View.of(["a"], BUYS)) == hash(View.of(["a"], again))
+    assert len({View.of(None, BUYS), View.of(["a"], BUYS), View.of(["a"]), EVERYTHING}) == 4
+
+
+def test_envelope_writes_what_the_view_shows():
+    """It is given event, data, time and topic, and nothing that the view hides."""
+
+    def envelope(event: str | None, data: bytes, time: int, topic: str) -> bytes:
+        return b"%s|%b|%d|%b" % (str(event).encode(), data, time, topic.encode())
+
+    view = View.of(["price"], BUYS, envelope)
+    assert view.text(publication(1, data=b'{"side":"buy","price":1}')) == b'None|{"price":1}|1001|room:a'
+    assert view.text(publication(1, data=b'{"side":"sell","price":1}')) is None
+    assert View.of(None, None, envelope) != EVERYTHING
+
+
+def test_run_is_none_without_framing_where_nothing_is_shown():
+    """The same as with bytes."""
+    made = [publication(1, data=b'{"side":"sell"}'), publication(2, data=b'{"side":"buy"}')]
+    run = encode_run(View.of(None, BUYS), None, "e1", made)
+    assert [frame.publication for frame in run.frames] == made[1:]
+    assert encode_run(View.of(None, BUYS), None, "e1", made[:1]) is None

@@ -1,20 +1,24 @@
-"""The Quart-Trio application: health, statistics, the page."""
+"""The Quart-Trio application: the HTTP API, and the page."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import attrs
-from quart import Response, request
+from quart import Blueprint, Response
 from quart_trio import QuartTrio
+from werkzeug.exceptions import MethodNotAllowed
 
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
-from transports.credentials import HeaderMap, has_api_key
-from transports.responses import error_body, error_headers, status_of
+from transports.http.api import API
+from transports.http.dispatch import MAX_BODY_BYTES, add_endpoints, end_if_unread, error_answer
+from transports.http.endpoints import Access, Endpoint, Endpoints
+from transports.http.front_door import FRONT_DOOR
+from transports.http.openapi import openapi_document
 
-__all__ = ["make_app"]
+__all__ = ["make_api", "make_app"]
 
 _STATIC = Path(__file__).parent.parent / "static"
 #: No inline script, nothing from elsewhere, no frames.
@@ -25,35 +29,23 @@ _PAGE_HEADERS = {
 }
 
 
+def make_api(engine: Engine, *, url_prefix: str | None = None) -> Blueprint:
+    """The HTTP API as a blueprint, for an application that runs under plain hypercorn."""
+    return _api(engine, API, url_prefix)
+
+
 def make_app(engine: Engine) -> QuartTrio:
-    """The application for one engine."""
+    """The application behind the front door."""
     app = QuartTrio("transports.http", static_folder=str(_STATIC), static_url_path="/static")
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, Any]:
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    async def readyz() -> tuple[dict[str, Any], int]:
-        if engine.draining:
-            return {"status": "draining"}, 503
-        return {"status": "ready"}, 200
-
-    @app.get("/api/v1/stats")
-    async def stats() -> Response | dict[str, Any]:
-        if not (engine.settings.dev or has_api_key(engine, HeaderMap(request.headers))):
-            error = CommandError(ErrorCode.AUTH_REQUIRED, "the statistics need an API key")
-            return Response(
-                error_body(error),
-                status_of(error),
-                content_type="application/json",
-                headers=error_headers(error),
-            )
-        return attrs.asdict(engine.statistics())
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["BODY_TIMEOUT"] = engine.settings.request_timeout_seconds
+    app.register_blueprint(_api(engine, (*API, *FRONT_DOOR), None))
 
     @app.get("/")
     async def page() -> Response:
         return Response((_STATIC / "live.html").read_text(), content_type="text/html; charset=utf-8")
+
+    app.after_request(end_if_unread)
 
     @app.after_request
     async def secure(response: Response) -> Response:
@@ -62,11 +54,29 @@ def make_app(engine: Engine) -> QuartTrio:
         return response
 
     @app.errorhandler(404)
-    async def not_found(_error: Exception) -> tuple[dict[str, str], int]:
-        return {"type": "error", "code": ErrorCode.BAD_REQUEST, "message": "there is nothing at this path"}, 404
+    async def not_found(_error: Exception) -> Response:
+        return error_answer(CommandError(ErrorCode.BAD_REQUEST, "there is nothing at this path"), status=404)
 
     @app.errorhandler(405)
-    async def wrong_method(_error: Exception) -> tuple[dict[str, str], int]:
-        return {"type": "error", "code": ErrorCode.BAD_REQUEST, "message": "this path has other methods"}, 405
+    async def wrong_method(error: MethodNotAllowed) -> Response:
+        response = error_answer(CommandError(ErrorCode.BAD_REQUEST, "this path has other methods"), status=405)
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        return response
 
     return app
+
+
+def _api(engine: Engine, endpoints: Iterable[Endpoint], url_prefix: str | None) -> Blueprint:
+    """These endpoints, and the document that describes them."""
+    blueprint = Blueprint("realtime_api", __name__, url_prefix=url_prefix)
+    described = Endpoints()
+
+    @described.get("/openapi.json", access=Access.ANYONE)
+    async def read_openapi(engine: Engine) -> dict[str, Any]:  # noqa: ARG001
+        """Read this document."""
+        return document
+
+    every = (*endpoints, *described)
+    document = openapi_document(every, server=url_prefix or "/")
+    add_endpoints(engine, blueprint, every)
+    return blueprint

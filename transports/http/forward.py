@@ -27,8 +27,6 @@ __all__ = ["Application"]
 
 #: Hypercorn on HTTP/1.1 only: its HTTP/2 has no back-pressure. So an offer to change to it is not passed on.
 _NOT_FORWARDED = frozenset({b"http2-settings"})
-#: What a peer may send while its response is still being made.
-_MAX_AHEAD = 64 * 1024
 #: What an application's own shutdown may take.
 _SHUTDOWN_SECONDS = 5.0
 
@@ -116,19 +114,8 @@ class _Exchange(trio.abc.HalfCloseableStream):
         async with trio.open_nursery() as nursery:
 
             async def watch_peer() -> None:
-                ahead = b""
-                try:
-                    while len(ahead) < _MAX_AHEAD:
-                        data = await self._stream.receive_some()
-                        if not data:
-                            self.done.set()
-                            break
-                        ahead += data
-                except WireError:
-                    self.done.set()
-                finally:
-                    if ahead:
-                        self._stream.unread(ahead)
+                await self._stream.wait_hang_up()
+                self.done.set()
 
             nursery.start_soon(watch_peer)
             await self.done.wait()

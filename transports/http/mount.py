@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["beside"]
 
 _OURS = ("/api/v1/", "/static/")
-_OUR_PATHS = frozenset({"/healthz", "/readyz"})
+_OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"})
 
 
 def beside(ours: ASGIFramework, theirs: ASGIFramework | None) -> ASGIFramework:

@@ -31,6 +31,7 @@ io.on("connection", (socket) => {
     for (const response of room) response.write(event);
   });
   socket.on("ping", (number, reply) => reply(number));
+  socket.on("work", ({ n }, reply) => setTimeout(() => reply({ n, double: 2 * n }), 10));
 });
 
 server.listen({ port: Number(process.argv[2]), host: "127.0.0.1", backlog: 4096 });

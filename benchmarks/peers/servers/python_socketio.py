@@ -1,5 +1,6 @@
 """python-socketio: an AsyncServer with rooms, on uvicorn with uvloop."""
 
+import asyncio
 import sys
 from typing import Any
 
@@ -23,6 +24,12 @@ async def publish(sid: str, topic: str, data: dict[str, Any]) -> None:
 @server.event
 async def ping(sid: str, number: int) -> int:
     return number
+
+
+@server.event
+async def work(sid: str, payload: dict[str, int]) -> dict[str, int]:
+    await asyncio.sleep(0.01)
+    return {"n": payload["n"], "double": 2 * payload["n"]}
 
 
 if __name__ == "__main__":

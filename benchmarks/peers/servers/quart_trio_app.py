@@ -32,6 +32,11 @@ async def subscribe(topic: str, task_status: trio.TaskStatus[None] = trio.TASK_S
         rooms[topic].discard(send)
 
 
+async def work(number: int, n: int) -> None:
+    await trio.sleep(0.01)
+    await websocket.send(json.dumps({"type": "response", "id": number, "data": {"n": n, "double": 2 * n}}))
+
+
 @app.websocket("/ws")
 async def converse() -> None:
     async with trio.open_nursery() as nursery:
@@ -45,6 +50,8 @@ async def converse() -> None:
                     await publish(command["topic"], json.dumps(message))
                 case "ping":
                     await websocket.send(json.dumps({"type": "pong", "id": command["id"]}))
+                case "request":
+                    nursery.start_soon(work, command["id"], command["payload"]["n"])
 
 
 @app.get("/sse")

@@ -1,5 +1,6 @@
 """A Starlette WebSocket endpoint on uvicorn with uvloop: the usual list of sockets and a loop that sends."""
 
+import asyncio
 import json
 import sys
 from collections import defaultdict
@@ -21,9 +22,18 @@ async def publish(topic: str, data: object) -> None:
             rooms[topic].discard(socket)
 
 
+async def work(socket: WebSocket, number: int, n: int) -> None:
+    await asyncio.sleep(0.01)
+    try:
+        await socket.send_text(json.dumps({"type": "response", "id": number, "data": {"n": n, "double": 2 * n}}))
+    except WebSocketDisconnect:
+        pass
+
+
 async def converse(socket: WebSocket) -> None:
     await socket.accept()
     joined: set[str] = set()
+    tasks: set[asyncio.Task[None]] = set()
     try:
         while True:
             command = json.loads(await socket.receive_text())
@@ -36,6 +46,10 @@ async def converse(socket: WebSocket) -> None:
                     await publish(command["topic"], command["data"])
                 case "ping":
                     await socket.send_text(json.dumps({"type": "pong", "id": command["id"]}))
+                case "request":
+                    task = asyncio.create_task(work(socket, command["id"], command["payload"]["n"]))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
     except WebSocketDisconnect:
         pass
     finally:

@@ -1,17 +1,28 @@
 """websockets on uvloop, with its own `broadcast`, which writes to every socket without waiting."""
 
+import asyncio
 import json
 import sys
 from collections import defaultdict
 
 import uvloop
+from websockets import ConnectionClosed
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 
 
+async def work(connection: ServerConnection, number: int, n: int) -> None:
+    await asyncio.sleep(0.01)
+    try:
+        await connection.send(json.dumps({"type": "response", "id": number, "data": {"n": n, "double": 2 * n}}))
+    except ConnectionClosed:
+        pass
+
+
 async def converse(connection: ServerConnection) -> None:
     joined: set[str] = set()
+    tasks: set[asyncio.Task[None]] = set()
     try:
         async for text in connection:
             command = json.loads(text)
@@ -25,6 +36,10 @@ async def converse(connection: ServerConnection) -> None:
                     broadcast(rooms[command["topic"]], json.dumps(message))
                 case "ping":
                     await connection.send(json.dumps({"type": "pong", "id": command["id"]}))
+                case "request":
+                    task = asyncio.create_task(work(connection, command["id"], command["payload"]["n"]))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
     finally:
         for topic in joined:
             rooms[topic].discard(connection)

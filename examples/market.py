@@ -1,0 +1,199 @@
+"""A trading screen's server: symbols that tick while somebody looks, a source that fails, rooms to talk in.
+
+Run it with ``python examples/market.py`` and look at a symbol::
+
+    curl -N -H "Authorization: Bearer token-of-ada" "localhost:8000/sse?topic=symbol:600519&fields=price"
+
+Or connect to ``/ws`` with the same header, for example with websocat, and try::
+
+    {"type":"subscribe","id":1,"topic":"symbol:600519","fields":["price"],"filter":{">=":["volume",500]}}
+    {"type":"update","id":2,"topic":"symbol:600519","max_rate":2}
+    {"type":"request","id":3,"action":"get_fund_flow","payload":{"symbol":"600519"}}
+    {"type":"request","id":4,"action":"create_room"}
+    {"type":"request","id":5,"action":"notify","payload":{"to":"user:bob","text":"call me"}}
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import sys
+from itertools import cycle
+from typing import Annotated
+
+import click
+import structlog
+import trio
+from msgspec import Meta, Struct
+
+from realtime import Access, CommandError, ErrorCode, Identity
+from realtime.breaker import CircuitBreaker
+from realtime.feeds import Feeds
+from realtime.requests import Caller
+from realtime.server import Server, open_server, run_until_signalled
+
+KINDS = {
+    "market": {"bare": True, "join": Access.ANYONE, "history_messages": 1},
+    # Made by `create_room`, or by a back end over HTTP. Its name cannot be guessed: who knows it was invited.
+    "private": {"must_exist": True, "publish": Access.AUTHENTICATED, "presence": "members", "max_members": 50},
+}
+
+USERS = {
+    "token-of-ada": Identity("ada", roles=frozenset({"dealer", "trader"}), info={"name": "Ada"}),
+    "token-of-bob": Identity("bob", roles=frozenset({"trader"}), info={"name": "Bob"}),
+    "token-of-eve": Identity("eve", info={"name": "Eve"}),
+}
+
+feeds = Feeds()
+
+
+async def authenticate(token: str) -> Identity:
+    """Who has this token. A real one asks a session store, or checks a signature as in ``workspace.py``."""
+    try:
+        return USERS[token]
+    except KeyError:
+        raise CommandError(ErrorCode.AUTH_FAILED, "no such token") from None
+
+
+class Tick(Struct):
+    """What is told of a symbol; a subscriber gets the ``fields`` that it asks for."""
+
+    price: float
+    change: float
+    volume: int
+    bid: float
+    ask: float
+
+
+@feeds.feed()
+async def tell_phase(server: Server) -> None:
+    """Run for as long as the server: tells whether the exchange trades."""
+    for phase in cycle(("open", "auction")):
+        await server.publish("market", {"phase": phase}, event="market.status")
+        await trio.sleep(20)
+
+
+@feeds.feed(topics="symbol:*")
+async def trade(server: Server, topic: str) -> None:
+    """Run for each symbol that has subscribers: a random walk, twenty ticks a second."""
+    chance = random.Random(topic)  # noqa: S311
+    price = opening = round(chance.uniform(5, 500), 2)
+    volume = 100
+    while True:
+        if chance.random() < 0.7:  # noqa: PLR2004
+            price = round(price * (1 + chance.gauss(0, 0.001)), 2)
+            volume = chance.randrange(1, 11) * 100
+        # Else nobody has traded. The same tick again is not sent: symbols drop duplicates, and count them.
+        tick = Tick(price, round(price - opening, 2), volume, round(price - 0.01, 2), round(price + 0.01, 2))
+        await server.publish(topic, tick, event="tick")
+        await trio.sleep(0.05)
+
+
+class FundFlow(Struct):
+    """Who put money into a symbol today, and who took it out."""
+
+    symbol: str
+    main_net: float
+    retail_net: float
+
+
+class FundFlowSource:
+    """Stands for a service elsewhere; it is out of order for the first so many calls."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+
+    async def fund_flow(self, symbol: str) -> FundFlow:
+        """What the service says. Raises `ConnectionError`."""
+        await trio.sleep(0.01)
+        if self._failures > 0:
+            self._failures -= 1
+            raise ConnectionError("fund flow service: connection refused")
+        chance = random.Random(symbol)  # noqa: S311
+        return FundFlow(symbol, round(chance.gauss(0, 1e6), 2), round(chance.gauss(0, 1e5), 2))
+
+
+class FundFlowOf(Struct):
+    """The payload of ``get_fund_flow``."""
+
+    symbol: Annotated[str, Meta(pattern="^[0-9]{6}$")]
+
+
+class Room(Struct):
+    """A private room."""
+
+    topic: Annotated[str, Meta(pattern="^private:")]
+
+
+class Notice(Struct):
+    """The payload of ``notify``: to ``user:bob``, ``role:trader``, ``connection:<id>``, or subscribers of any topic."""
+
+    to: str
+    text: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+def answer_requests(server: Server, source: FundFlowSource) -> None:
+    """Register what peers may ask this server to do."""
+    breaker = CircuitBreaker("fund flow", failures=3, retry_seconds=1.0)
+
+    @server.handler("get_fund_flow", allow=Access.AUTHENTICATED, concurrency=8, timeout_seconds=2.0, breaker=breaker)
+    async def get_fund_flow(wanted: FundFlowOf) -> FundFlow:
+        """After three failures in a row the source is left alone for a second, and who asks is told so at once."""
+        return await source.fund_flow(wanted.symbol)
+
+    @server.handler("create_room", allow=Access.AUTHENTICATED)
+    def create_room(caller: Caller) -> Room:
+        _require(caller, "dealer")
+        room = Room(f"private:{secrets.token_urlsafe(9)}")
+        server.create_topic(room.topic)
+        return room
+
+    @server.handler("remove_room", allow=Access.AUTHENTICATED)
+    def remove_room(room: Room, caller: Caller) -> None:
+        """Its members are told that it is gone."""
+        _require(caller, "dealer")
+        server.remove_topic(room.topic)
+
+    @server.handler("notify", allow=Access.AUTHENTICATED)
+    async def notify(notice: Notice, caller: Caller) -> dict[str, int]:
+        _require(caller, "dealer")
+        message = {"text": notice.text, "from": caller.user}
+        kind, _, name = notice.to.partition(":")
+        match kind:
+            case "user":  # on all devices; who is not here finds it on coming back
+                receipt = await server.send_to_user(name, message, event="notice")
+            case "role":
+                receipt = await server.send_to_role(name, message, event="notice")
+            case "connection":
+                receipt = await server.send_to_connection(name, message, event="notice")
+            case _:
+                receipt = await server.publish(notice.to, message, event="notice")
+        return {"offset": receipt.offset}
+
+
+def _require(caller: Caller, role: str) -> None:
+    if role not in caller.roles:
+        raise CommandError(ErrorCode.PERMISSION_DENIED, f"only a {role} may do this")
+
+
+@click.command()
+@click.option("--port", default=8000, help="0 picks a free one.")
+@click.option("--api-key", "api_keys", multiple=True, help="For back ends: statistics, and publishing over HTTP.")
+@click.option("--source-failures", default=0, help="How often the source of the fund flow fails before it works.")
+def main(port: int, api_keys: tuple[str, ...], source_failures: int) -> None:
+    """Serve the market until SIGTERM or Ctrl-C."""
+
+    async def serve() -> None:
+        async with open_server(
+            port=port, api_keys=api_keys, kinds=KINDS, authenticate=authenticate, feeds=feeds
+        ) as server:
+            answer_requests(server, FundFlowSource(source_failures))
+            print(f"Serving on {server.url}", flush=True)
+            await run_until_signalled(server)
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    trio.run(serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The requests of one connection that are under way: from the command to the handler, from its result to the reply."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from msgspec import Raw
+
+from realtime.commands import Reply, error_reply
+from realtime.engine import Engine
+from realtime.errors import CommandError, ErrorCode
+from realtime.messages import Request, compact
+from realtime.requests import Action, Caller
+from realtime.session import Session
+
+__all__ = ["Calls"]
+
+
+class StartSoon(Protocol):
+    """How a task is started that ends with the connection."""
+
+    def __call__(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Start it."""
+        ...
+
+
+class Calls:
+    """See the module. Bounded by `Settings.max_requests`; cancelled with the connection, whose tasks they are."""
+
+    def __init__(self, engine: Engine, session: Session, transport: str, reply: Callable[[Reply], None]) -> None:
+        """``reply`` sends what took its time."""
+        self._engine = engine
+        self._session = session
+        self._transport = transport
+        self._reply = reply
+        self._most = engine.settings.max_requests
+        self.under_way = 0
+
+    def check(self) -> None:
+        """Raise `CommandError` where no more may be under way."""
+        if self.under_way >= self._most:
+            raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self._most} requests under way")
+
+    def start(self, command: Request, start_soon: StartSoon) -> Reply | None:
+        """Serve a request: at once if its handler never waits, else in a task of its own, which replies later.
+
+        Raises `CommandError`.
+        """
+        action = self._engine.actions.find(command.action)
+        caller = self._caller(command)
+        if action.inline:
+            try:
+                return _response(command, caller, action.call_now(command.payload, caller))
+            except CommandError as error:
+                return {**error_reply(command.id, error), "trace_id": caller.trace_id}
+        self.check()
+        self.under_way += 1  # here, as a peer may send many before the first task runs
+        start_soon(self._answer, command, action, caller)
+        return None
+
+    async def _answer(self, command: Request, action: Action, caller: Caller) -> None:
+        try:
+            reply = await self._reply_of(command, action, caller)
+        finally:
+            self.under_way -= 1
+        self._reply(reply)
+
+    async def serve(self, command: Request) -> Reply:
+        """Serve a request in the caller's task: the reply, which may be an error."""
+        caller = self._caller(command)
+        try:
+            action = self._engine.actions.find(command.action)
+        except CommandError as error:
+            return error_reply(command.id, error)
+        return await self._reply_of(command, action, caller)
+
+    async def _reply_of(self, command: Request, action: Action, caller: Caller) -> Reply:
+        try:
+            return _response(command, caller, await action.call(command.payload, caller, command.timeout))
+        except CommandError as error:
+            return {**error_reply(command.id, error), "trace_id": caller.trace_id}
+
+    def _caller(self, command: Request) -> Caller:
+        identity = self._session.identity
+        return Caller(
+            user=identity.user,
+            roles=identity.roles,
+            connection=self._session.id,
+            trace_id=command.trace_id or secrets.token_hex(8),
+            transport=self._transport,
+        )
+
+
+def _response(command: Request, caller: Caller, data: bytes) -> Reply:
+    return {
+        "type": "response",
+        "id": command.id,
+        "action": command.action,
+        "data": Raw(compact(data)),  # a wire may end a message with the line
+        "trace_id": caller.trace_id,
+    }

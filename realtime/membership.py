@@ -1,0 +1,160 @@
+"""What one peer is subscribed to: how it gets there, by its own will or the server's, and how it leaves.
+
+Synchronous where it decides. Only reading history waits, and what was true before is looked at again after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from realtime.auth import Identity, own_topics
+from realtime.commands import Reply
+from realtime.directory import no_such_connection
+from realtime.engine import Engine
+from realtime.errors import CommandError
+from realtime.history import Position, Since
+from realtime.outbox import Outbox
+from realtime.presence import Member
+from realtime.session import Session, State
+from realtime.subscription import Subscription
+from realtime.topics import PresenceMode
+from realtime.wishes import Subscribe
+
+__all__ = ["Membership"]
+
+
+class Push(Protocol):
+    """How the peer is told."""
+
+    def __call__(self, kind: str, push: dict[str, Any], cursor: str | None = None) -> None:
+        """Queue a push; the caller flushes."""
+        ...
+
+
+class Membership:
+    """See the module. One for each connection; the subscriptions themselves stand in its session."""
+
+    def __init__(self, engine: Engine, session: Session, outbox: Outbox, push: Push, *, places: bool) -> None:
+        """``places``: whether a login brings topics of its own."""
+        self._engine = engine
+        self._session = session
+        self._outbox = outbox
+        self._push = push
+        self._places = places
+
+    async def join(self, wish: Subscribe, *, placed: bool = False) -> Reply:
+        """Subscribe the peer; the confirmation, which must be queued without a checkpoint between.
+
+        ``placed``: by the server, which asks nobody. Raises `CommandError`.
+        """
+        engine, session = self._engine, self._session
+        topic = wish.topic
+        kind = engine.check_join(session.identity, topic, placed=placed)
+        if refusal := session.join_refusal(topic, kind):
+            raise refusal
+        self._restamp()
+        subscription = Subscription(
+            topic,
+            kind,
+            self._outbox,
+            view=wish.view,
+            mode=wish.effective_mode(kind),
+            asked_mode=wish.mode or kind.mode,
+            max_rate=wish.max_rate,
+            overflow=kind.overflow,
+            on_end=self._end_subscription,
+        )
+        session.joining.add(topic)
+        try:
+            joined = await engine.hub.subscribe(subscription, wish.since, self._engine.settings.recover_limit)
+        finally:
+            session.joining.discard(topic)
+        try:
+            if session.state is State.CLOSING:
+                raise no_such_connection()
+            engine.registry.check(kind, topic)  # it may have gone while history was read
+            if kind.presence is not PresenceMode.NONE:
+                engine.presence.enter(topic, kind, self._member())
+        except CommandError:
+            engine.hub.unsubscribe(subscription)
+            raise
+        session.subscriptions[topic] = subscription
+        return {
+            "type": "subscribed",
+            "topic": topic,
+            "epoch": joined.position.epoch,
+            "offset": joined.position.offset,
+            "recovered": joined.recovered,
+            "why": joined.why,
+            "replayed": joined.replayed if joined.recovered else None,
+        }
+
+    async def place(self, wish: Subscribe) -> None:
+        """Subscribe the peer by the server's own will, and tell it. Raises `CommandError`."""
+        reply = await self.join(wish, placed=True)
+        self._push("subscribed", reply, cursor=self._outbox.cursor)
+        self._outbox.flush()
+
+    def leave(self, topic: str) -> None:
+        """End a subscription that the peer has."""
+        subscription = self._session.subscriptions.pop(topic)
+        self._engine.hub.unsubscribe(subscription)
+        if subscription.kind.presence is not PresenceMode.NONE:
+            self._engine.presence.leave(topic, self._session.id, lost=False)
+
+    def evict(self, topic: str, error: CommandError | None, *, resubscribe: bool = False) -> bool:
+        """End a subscription by the server's own will, and tell the peer why; False where it has none."""
+        if topic not in self._session.subscriptions:
+            return False
+        self.leave(topic)
+        code = None if error is None else error.code
+        self._push("unsubscribed", {"type": "unsubscribed", "topic": topic, "code": code, "resubscribe": resubscribe})
+        self._outbox.flush()
+        return True
+
+    def _end_subscription(self, subscription: Subscription, error: CommandError | None) -> None:
+        self.evict(subscription.topic, error)
+
+    def _restamp(self) -> None:
+        """Before a second topic: a cursor that is shared by all who see a message tells of one topic only."""
+        framing, session = self._outbox.wire.framing, self._session
+        if not (session.subscriptions or session.joining):
+            return
+        if framing is not None and framing.cursors and not framing.stamped:
+            self._engine.hub.reframe(self._outbox, session.subscriptions.values(), framing.several)
+
+    async def join_own(self, identity: Identity, positions: Mapping[str, Position]) -> list[Reply]:
+        """Place the peer where its login brings it; what cannot be had is left out."""
+        if not self._places:
+            return []
+        replies = []
+        for topic in own_topics(self._engine.settings.auto_subscribe, identity, self._engine.kinds):
+            if topic not in self._session.subscriptions:
+                since = Since(after=positions[topic]) if topic in positions else None
+                with suppress(CommandError):
+                    replies.append(await self.join(Subscribe(topic, since=since), placed=True))
+        return replies
+
+    def change_member(self) -> None:
+        """Be there as a user where this was there without a name."""
+        presence = self._engine.presence
+        for topic, subscription in self._session.subscriptions.items():
+            if subscription.kind.presence is not PresenceMode.NONE:
+                presence.leave(topic, self._session.id, lost=False)
+                with suppress(CommandError):
+                    presence.enter(topic, subscription.kind, self._member())
+
+    def _member(self) -> Member:
+        identity = self._session.identity
+        return Member(identity.user, self._session.id, dict(identity.info))
+
+    def leave_all(self) -> None:
+        """The connection ends. What was queued stays in the outbox, for its last writes."""
+        engine = self._engine
+        for topic, subscription in self._session.subscriptions.items():
+            engine.hub.unsubscribe(subscription, keep_queue=True)
+            if subscription.kind.presence is not PresenceMode.NONE:
+                engine.presence.leave(topic, self._session.id, lost=True)
+        self._session.subscriptions.clear()

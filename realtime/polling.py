@@ -1,0 +1,184 @@
+"""One poll: what came after a cursor, at once if there is anything, else as soon as something comes.
+
+The server keeps nothing between two polls: each is a subscription for as long as it lasts, and the cursor in its
+answer is where the next one goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from attrs import frozen
+from msgspec import Raw
+
+from realtime.auth import Identity, own_topics
+from realtime.closing import CloseReason
+from realtime.engine import Engine
+from realtime.errors import CommandError, ErrorCode
+from realtime.history import Position, Since, decode_cursor, encode_cursor
+from realtime.local import NoWire
+from realtime.outbox import Outbox
+from realtime.subscription import Gap, Subscription
+from realtime.wishes import Subscribe
+
+__all__ = ["Poll", "poll"]
+
+#: An answer is built in memory: once it is this long, the rest waits for the next poll.
+MAX_ANSWER_BYTES = 1 << 20
+
+
+@frozen
+class Poll:
+    """What is asked for."""
+
+    wishes: list[Subscribe]
+    cursor: str = ""
+    #: How long to wait for something to come.
+    seconds: float = 25.0
+    #: Messages in the answer at the most.
+    limit: int = 100
+
+
+async def poll(engine: Engine, identity: Identity, wanted: Poll) -> dict[str, Any]:
+    """The answer to a poll. Raises `CommandError`."""
+    wishes = [*wanted.wishes, *_own(engine, identity, wanted)]
+    if not wishes:
+        raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
+    if len(wishes) > engine.settings.max_topics:
+        most = engine.settings.max_topics
+        raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics")
+    answer = _Answer(engine, wanted.limit)
+    engine.waiting.add(answer.changed)
+    try:
+        for wish in wishes:
+            await answer.join(wish, identity, placed=wish not in wanted.wishes)
+        with trio.move_on_after(wanted.seconds):
+            while not (answer.collect() or engine.draining):
+                await answer.changed.wait()
+        return answer.body()
+    finally:
+        engine.waiting.discard(answer.changed)
+        answer.leave()
+
+
+def _own(engine: Engine, identity: Identity, wanted: Poll) -> list[Subscribe]:
+    """The topics that the login brings, as on every transport."""
+    positions = decode_cursor(wanted.cursor)
+    named = {wish.topic for wish in wanted.wishes}
+    return [
+        Subscribe(topic, since=Since(after=positions[topic]) if topic in positions else None)
+        for topic in own_topics(engine.settings.auto_subscribe, identity, engine.kinds)
+        if topic not in named
+    ]
+
+
+class _Answer:
+    """What one poll has collected so far."""
+
+    def __init__(self, engine: Engine, limit: int) -> None:
+        self.changed = trio.Event()
+        self._engine = engine
+        self._limit = limit
+        self._topics: list[dict[str, Any]] = []
+        self._messages: list[Raw] = []
+        self._gaps: list[dict[str, Any]] = []
+        self._size = 0
+        #: How far each subscription has come in this answer.
+        self._places: dict[Subscription, Position] = {}
+        self._error: CommandError | None = None
+        self._outbox: Outbox = engine.hub.outbox(
+            NoWire(),
+            max_messages=engine.settings.outbox_messages,
+            max_bytes=engine.settings.outbox_bytes,
+            on_backlog=self._wake,
+            on_failure=self._fail,
+        )
+
+    async def join(self, wish: Subscribe, identity: Identity, *, placed: bool) -> None:
+        engine = self._engine
+        kind = engine.check_join(identity, wish.topic, placed=placed)
+        subscription = Subscription(
+            wish.topic,
+            kind,
+            self._outbox,
+            view=wish.view,
+            mode=wish.effective_mode(kind),
+            max_rate=wish.max_rate,
+            overflow=kind.overflow,
+            on_end=self._end,
+        )
+        joined = await engine.hub.subscribe(subscription, wish.since, engine.settings.recover_limit)
+        self._places[subscription] = engine.hub.place_of(subscription)
+        described: dict[str, Any] = {
+            "topic": wish.topic,
+            "epoch": joined.position.epoch,
+            "offset": joined.position.offset,
+        }
+        if joined.recovered is not None:
+            described["recovered"] = joined.recovered
+        if joined.why is not None:
+            described["why"] = joined.why
+        self._topics.append(described)
+
+    def collect(self) -> bool:
+        """Take what waits; whether there is anything to answer with, be it that something is wrong with the cursor.
+
+        Raises `CommandError` where a topic was taken away.
+        """
+        if self._error is not None:
+            raise self._error
+        self._outbox.backlogged = False
+        self.changed = self._renewed()
+        while len(self._messages) < self._limit and self._size < MAX_ANSWER_BYTES:
+            taken = self._outbox.take_one()
+            if taken is None:
+                break
+            subscription, entry = taken
+            if isinstance(entry, Gap):
+                self._gaps.append(self._outbox.describe(subscription, entry))
+                continue
+            text = subscription.view.text(entry)
+            assert text is not None  # it was offered because the view shows it
+            self._messages.append(Raw(text))
+            self._places[subscription] = Position(subscription.epoch, entry.offset)
+            self._size += len(text)
+        return bool(self._messages or self._gaps) or any("why" in topic for topic in self._topics)
+
+    def body(self) -> dict[str, Any]:
+        """The answer."""
+        hub, failed = self._engine.hub, self._outbox.failed
+        places = {
+            subscription.topic: place if failed else hub.place_of(subscription)
+            for subscription, place in self._places.items()
+        }
+        return {
+            "messages": self._messages,
+            "gaps": self._gaps,
+            "cursor": encode_cursor(places),
+            "topics": self._topics,
+        }
+
+    def leave(self) -> None:
+        """End it."""
+        for subscription in self._places:
+            self._engine.hub.unsubscribe(subscription)
+        self._outbox.close()
+
+    def _renewed(self) -> trio.Event:
+        waiting = self._engine.waiting
+        waiting.discard(self.changed)
+        event = trio.Event()
+        waiting.add(event)
+        return event
+
+    def _wake(self) -> None:
+        self.changed.set()
+
+    def _end(self, subscription: Subscription, error: CommandError | None) -> None:  # noqa: ARG002
+        self._error = error
+        self.changed.set()
+
+    def _fail(self, reason: CloseReason) -> None:  # noqa: ARG002
+        """Too much came at once under policy ``disconnect``: the next poll recovers what is not in this one."""
+        self.changed.set()

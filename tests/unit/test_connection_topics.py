@@ -1,0 +1,335 @@
+"""One connection and its topics: who is there, where the server places it, what is taken away again."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from realtime import Identity, Settings, closing, open_engine
+from realtime.errors import CommandError, ErrorCode
+from realtime.testing import connect
+from realtime.wishes import Subscribe
+from tests.contract.slow_broker import SlowBroker
+from tests.tools import attached, settle
+
+TOPIC = "room:a"
+
+
+def settings(linger: float = 0.0, **options) -> Settings:
+    """Settings that let everybody in; members leave at once, unless told otherwise."""
+    kinds = {"room": {"presence_linger_seconds": linger, **options.pop("room", {})}, **options.pop("kinds", {})}
+    return Settings(**{"dev": True, "auto_subscribe": (), "kinds": kinds, **options})
+
+
+async def tokens(token: str) -> Identity:
+    """A token is a user, and roles behind it."""
+    user, *roles = token.split("/")
+    return Identity(user, frozenset(roles), {"name": user.upper()})
+
+
+def news(peer) -> list:
+    """Who came and went, as far as this peer was told."""
+    return [
+        (push["type"], push["member"]["user"])
+        for push in peer.pending()
+        if push["type"] in ("join", "leave") and push["topic"] == TOPIC
+    ]
+
+
+async def users(peer) -> list:
+    """The list of members."""
+    return [member["user"] for member in (await peer.command("members", topic=TOPIC))["members"]]
+
+
+# -- presence ----------------------------------------------------------------------------------------------------
+
+
+async def test_member_is_there_from_subscribing_to_unsubscribing(autojump_clock):
+    """Others are told, with what they may know of it; it is not told of itself."""
+    async with (
+        open_engine(settings()) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine, identity=Identity("2", info={"name": "B"})) as peer,
+    ):
+        await witness.command("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        await peer.command("subscribe", topic=TOPIC)
+        joined = await witness.receive_type("join")
+        assert joined["member"]["info"] == {"name": "B"}
+        assert engine.connections.get(joined["member"]["connection"]) is not None
+        assert await users(witness) == ["1", "2"]
+        await peer.command("unsubscribe", topic=TOPIC)
+        assert (await witness.receive_type("leave"))["member"]["user"] == "2"
+        assert await users(witness) == ["1"]
+        await trio.sleep(5)
+        assert news(peer) == []
+
+
+@pytest.mark.parametrize(("linger", "left"), [(0.0, 0.1), (3.0, 3.1)])
+async def test_member_that_is_lost_leaves_after_a_while(linger, left, autojump_clock):
+    """A page that is loaded again is soon back: nobody is told."""
+    async with (
+        open_engine(settings(linger)) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine, identity=Identity("2")) as peer,
+    ):
+        for one in (witness, peer):
+            await one.command("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        witness.pending()
+        lost = trio.current_time()
+        peer.hang_up()
+        assert (await witness.receive_type("leave"))["member"]["user"] == "2"
+        assert trio.current_time() - lost == pytest.approx(left)
+
+
+async def test_member_that_is_back_before_it_was_missed_never_left(autojump_clock):
+    """On a connection of its own."""
+    async with open_engine(settings(3.0)) as engine, connect(engine, identity=Identity("1")) as witness:
+        await witness.command("subscribe", topic=TOPIC)
+        for _ in range(3):
+            async with connect(engine, identity=Identity("2")) as peer:
+                await peer.command("subscribe", topic=TOPIC)
+                await trio.sleep(1)
+            await trio.sleep(1)
+        assert news(witness) == [("join", "2")]
+        assert await users(witness) == ["1", "2"]
+
+
+async def test_peer_that_logs_in_is_another_member(autojump_clock):
+    """Without a name it leaves, at once, with its name it comes; a fresh token changes nothing."""
+    async with (
+        open_engine(settings(3.0), authenticate=tokens) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine) as peer,
+    ):
+        for one in (witness, peer):
+            await one.command("subscribe", topic=TOPIC)
+            await trio.sleep(1)
+        await peer.command("subscribe", topic="symbol:600519")
+        assert await users(witness) == ["1", None]
+        for _ in range(2):
+            await peer.command("auth", token="2")
+            await trio.sleep(1)
+        assert [member["info"] for member in (await witness.command("members", topic=TOPIC))["members"]] == [
+            {},
+            {"name": "2"},
+        ]
+        assert sorted(news(witness), key=str) == [("join", "2"), ("join", None), ("leave", None)]
+        await peer.command("unsubscribe", topic=TOPIC)
+        assert await users(witness) == ["1"]
+
+
+async def test_room_that_is_full_is_refused_and_nothing_is_left_behind(autojump_clock):
+    """Another device of a member is no more members."""
+    async with (
+        open_engine(settings(room={"max_members": 1})) as engine,
+        connect(engine, identity=Identity("1")) as first,
+        connect(engine, identity=Identity("1")) as device,
+        connect(engine, identity=Identity("2")) as second,
+    ):
+        assert (await first.command("subscribe", topic=TOPIC))["type"] == "subscribed"
+        assert (await device.command("subscribe", topic=TOPIC))["type"] == "subscribed"
+        assert (await second.command("subscribe", topic=TOPIC))["code"] == "LIMIT_EXCEEDED"
+        assert engine.hub.topic_statistics(TOPIC).subscribers == 2
+        assert (await second.command("unsubscribe", topic=TOPIC))["code"] == "NOT_SUBSCRIBED"
+        for peer in (first, device):
+            await peer.command("unsubscribe", topic=TOPIC)
+        assert (await second.command("subscribe", topic=TOPIC))["type"] == "subscribed"
+
+
+async def test_arrival_that_is_refused_leaves_no_member(autojump_clock):
+    """Of the topics that were joined before the one that was refused."""
+    async with open_engine(settings()) as engine:
+        async with attached(engine, subscribe=[Subscribe(TOPIC), Subscribe("user:7")], refuse_in_band=True):
+            pass
+        assert engine.members(TOPIC).count == 0
+
+
+async def test_members_come_in_pages(autojump_clock):
+    """Each once, whoever leaves between two pages."""
+    async with (
+        open_engine(settings(room={"presence_by": "connection"})) as engine,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def member(number: int, task_status) -> None:
+            async with connect(engine, identity=Identity(str(number))) as peer:
+                await peer.command("subscribe", topic=TOPIC)
+                task_status.started(peer)
+                await trio.sleep_forever()
+
+        peers = [await nursery.start(member, number) for number in range(7)]
+        first = await peers[0].command("members", topic=TOPIC, limit=3)
+        await peers[1].command("unsubscribe", topic=TOPIC)
+        second = await peers[0].command("members", topic=TOPIC, limit=3, after=first["next"])
+        third = await peers[0].command("members", topic=TOPIC, limit=3, after=second["next"])
+        pages = [[member["user"] for member in page["members"]] for page in (first, second, third)]
+        assert pages == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+        assert (first["count"], second["count"], third.get("next")) == (7, 6, None)
+        assert (await peers[0].command("members", topic=TOPIC, after="x"))["code"] == "BAD_REQUEST"
+        nursery.cancel_scope.cancel()
+
+
+async def test_kind_that_only_counts_gives_no_names(autojump_clock):
+    """And one without presence gives nothing."""
+    async with open_engine(settings(room={"presence": "count"})) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic=TOPIC)
+        reply = await peer.command("members", topic=TOPIC)
+        assert (reply["members"], reply["count"]) == ([], 1)
+        assert (await peer.command("members", topic="symbol:600519"))["code"] == "BAD_REQUEST"
+
+
+# -- where the server places a peer ------------------------------------------------------------------------------
+
+
+async def test_server_places_a_user_on_all_its_connections(autojump_clock):
+    """Where it may not go by itself; those that are there already stay."""
+    async with (
+        open_engine(settings()) as engine,
+        connect(engine, identity=Identity("7")) as first,
+        connect(engine, identity=Identity("7")) as second,
+        connect(engine, identity=Identity("8")) as other,
+    ):
+        assert await engine.place_user("7", "role:vip") == 2
+        assert await engine.place_user("7", "role:vip") == 2
+        await engine.publish("role:vip", 1)
+        await settle()
+        for peer in (first, second):
+            assert [push["type"] for push in peer.pending()] == ["subscribed", "message"]
+        assert other.pending() == []
+        assert engine.evict_user("7", "role:vip") == 2
+        assert engine.evict_user("7", "role:vip") == 0
+        await settle()
+        (told,) = first.pending()
+        assert (told["type"], told["topic"], told["code"], told["resubscribe"]) == (
+            "unsubscribed",
+            "role:vip",
+            "PERMISSION_DENIED",
+            False,
+        )
+        with pytest.raises(CommandError, match="INVALID_TOPIC"):
+            await engine.place_user("7", "nosuch:a")
+
+
+async def test_one_connection_can_be_spoken_to(autojump_clock):
+    """In a topic of its own, which it is placed in the first time, also by two at once."""
+    async with open_engine(settings()) as engine, connect(engine) as peer, connect(engine) as other:
+        (connection, _) = engine.connections
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(engine.send_to_connection, connection.id, number)
+        await settle()
+        pushes = peer.pending()
+        assert [push["type"] for push in pushes] == ["subscribed", "message", "message", "message"]
+        assert sorted(push["data"] for push in pushes[1:]) == [0, 1, 2]
+        assert other.pending() == []
+        assert (await other.command("subscribe", topic=f"connection:{connection.id}"))["code"] == "PERMISSION_DENIED"
+        with pytest.raises(CommandError, match="CONNECTION_NOT_FOUND"):
+            await engine.send_to_connection("c_none", 1)
+
+
+async def test_login_places_the_peer_and_goes_on_where_its_cursor_stands(autojump_clock):
+    """What it missed comes behind the reply that says so; roles bring their topics."""
+    from realtime.history import encode_cursor
+
+    options = settings(auto_subscribe=("user:{user}", "role:{role}"))
+    async with open_engine(options, authenticate=tokens) as engine:
+        first = await engine.send_to_user("7", 1)
+        await engine.send_to_user("7", 2)
+        async with connect(engine, authenticated=False) as peer:
+            reply = await peer.command("auth", token="7/a/b", cursor=encode_cursor({"user:7": first.position}))
+            assert [(one["topic"], one.get("replayed")) for one in reply["topics"]] == [
+                ("user:7", 1),
+                ("role:a", None),
+                ("role:b", None),
+            ]
+            await settle()
+            assert [(push["topic"], push["data"]) for push in peer.pending()] == [("user:7", 2)]
+            again = await peer.command("auth", token="7/a/b")
+            assert again["topics"] == []
+
+
+async def test_login_with_a_broken_cursor_is_no_login(autojump_clock):
+    """All of it or nothing."""
+    async with open_engine(settings(), authenticate=tokens) as engine, connect(engine, authenticated=False) as peer:
+        assert (await peer.command("auth", token="7", cursor="nonsense"))["code"] == "BAD_REQUEST"
+        assert engine.connections.of_user("7") == []
+        assert (await peer.command("subscribe", topic=TOPIC))["code"] == "AUTH_REQUIRED"
+
+
+async def test_disconnected_user_is_told_to_stay_away(autojump_clock):
+    """On every connection."""
+    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7")) as peer:
+        assert engine.disconnect_user("7") == 1
+        assert await peer.wait_closed() is closing.FORBIDDEN
+        assert engine.disconnect_user("7") == 0
+
+
+# -- topics that are not there -----------------------------------------------------------------------------------
+
+
+async def test_topic_that_does_not_exist_is_refused_until_it_does(autojump_clock):
+    """And who has it is told when it goes."""
+    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7")) as peer:
+        assert (await peer.command("subscribe", topic="session:a"))["code"] == "SESSION_NOT_FOUND"
+        engine.create_topic("session:a")
+        assert (await peer.command("subscribe", topic="session:a"))["type"] == "subscribed"
+        await engine.publish("session:a", 1)
+        await settle()
+        engine.remove_topic("session:a")
+        await settle()
+        message, told = peer.pending()
+        assert (message["type"], told["type"], told["code"]) == ("message", "unsubscribed", "SESSION_NOT_FOUND")
+        assert (await peer.command("unsubscribe", topic="session:a"))["code"] == "NOT_SUBSCRIBED"
+        assert engine.hub._audiences == {}
+
+
+async def test_topic_that_goes_while_it_is_joined_is_refused(autojump_clock):
+    """Nothing is left behind."""
+    options = settings()
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(options, broker=broker) as engine, connect(engine, identity=Identity("7")) as peer:
+        engine.create_topic("session:a")
+        broker.reading = trio.Event()
+        identity = peer.send("subscribe", topic="session:a")
+        await trio.sleep(1)
+        engine.remove_topic("session:a")
+        broker.reading.set()
+        reply = await peer.receive_where(lambda push: push.get("id") == identity)
+        assert reply["code"] == "SESSION_NOT_FOUND"
+        assert engine.hub._audiences == {}
+
+
+async def test_topics_of_one_kind_are_limited(autojump_clock):
+    """Those of other kinds are not."""
+    async with open_engine(settings(room={"max_per_connection": 2})) as engine, connect(engine) as peer:
+        replies = [await peer.command("subscribe", topic=f"room:{number}") for number in range(3)]
+        assert [reply.get("code") for reply in replies] == [None, None, "LIMIT_EXCEEDED"]
+        assert (await peer.command("subscribe", topic="symbol:600519"))["type"] == "subscribed"
+        await peer.command("unsubscribe", topic="room:0")
+        assert (await peer.command("subscribe", topic="room:2"))["type"] == "subscribed"
+
+
+async def test_eviction_that_invites_back_says_so(autojump_clock):
+    """Without a code, as nothing is wrong."""
+    async with open_engine(settings()) as engine, attached(engine, subscribe=[Subscribe(TOPIC)]) as (one, peer):
+        peer.pending()
+        assert one.membership.evict(TOPIC, None, resubscribe=True)
+        assert not one.membership.evict(TOPIC, CommandError(ErrorCode.PERMISSION_DENIED, "no"))
+        await settle()
+        assert peer.pending() == [{"type": "unsubscribed", "topic": TOPIC, "resubscribe": True}]
+
+
+async def test_repeated_publish_of_a_user_is_published_once(autojump_clock):
+    """Another user may use the same key; the receipt says what it is."""
+    async with (
+        open_engine(settings()) as engine,
+        connect(engine, identity=Identity("7")) as first,
+        connect(engine, identity=Identity("8")) as other,
+    ):
+        receipts = [
+            await peer.command("publish", topic=TOPIC, data=1, idempotency_key="k") for peer in (first, first, other)
+        ]
+        assert [(one["offset"], one.get("duplicate")) for one in receipts] == [(1, None), (1, True), (2, None)]
+        assert engine.statistics().duplicates == 1

@@ -1,0 +1,241 @@
+"""One poll after the other."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from realtime import Identity, Settings, open_engine
+from realtime.auth import ANONYMOUS
+from realtime.broker import Draft
+from realtime.errors import CommandError
+from realtime.filters import parse_filter
+from realtime.history import Since, decode_cursor
+from realtime.messages import encode
+from realtime.polling import Poll, poll
+from realtime.topics import Mode
+from realtime.views import View
+from realtime.wishes import Subscribe
+from tests.tools import settle
+
+SETTINGS = Settings(dev=True)
+TOPIC = "room:a"
+
+
+def wanted(cursor: str = "", *, topics=(TOPIC,), limit: int = 100, seconds: float = 25.0, **options) -> Poll:
+    """A poll that goes on at a cursor."""
+    places = decode_cursor(cursor)
+    wishes = [
+        Subscribe(topic, since=Since(after=places[topic]) if topic in places else None, **options) for topic in topics
+    ]
+    return Poll(wishes, cursor, seconds, limit)
+
+
+def told(answer) -> list:
+    """What came: offsets, and (from, to, count) of gaps."""
+    import msgspec
+
+    offsets = [msgspec.json.decode(text)["offset"] for text in answer["messages"]]
+    return offsets + [(gap["from"], gap["to"], gap["count"]) for gap in answer["gaps"]]
+
+
+async def test_poll_answers_at_once_where_something_is_there(autojump_clock):
+    """And the next one goes on where it stopped, however small the pieces."""
+    async with open_engine(SETTINGS) as engine:
+        began = trio.current_time()
+        answer = await poll(engine, ANONYMOUS, wanted(seconds=0))
+        for number in range(7):
+            await engine.publish(TOPIC, number)
+        found = []
+        for _ in range(3):
+            answer = await poll(engine, ANONYMOUS, wanted(answer["cursor"], limit=3))
+            found.append(told(answer))
+        assert found == [[1, 2, 3], [4, 5, 6], [7]]
+        assert trio.current_time() == began
+        assert answer["topics"][0]["recovered"] == "full"
+        encode(answer)
+
+
+async def test_poll_waits_for_the_first_message(autojump_clock):
+    """As long as it may, and not a moment longer; nothing is left of it."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        began = trio.current_time()
+        empty = await poll(engine, ANONYMOUS, wanted(seconds=10))
+        assert (told(empty), trio.current_time() - began) == ([], pytest.approx(10))
+
+        async def later() -> None:
+            await trio.sleep(3)
+            await engine.publish(TOPIC, 1)
+
+        nursery.start_soon(later)
+        answer = await poll(engine, ANONYMOUS, wanted(empty["cursor"]))
+        assert (told(answer), trio.current_time() - began) == ([1], pytest.approx(13))
+        assert engine.hub._audiences == {}
+        assert engine.waiting == set()
+
+
+async def test_poll_of_several_topics_keeps_the_place_in_each(autojump_clock):
+    """Whatever the limit cuts off comes with the next."""
+    async with open_engine(SETTINGS) as engine:
+        topics = (TOPIC, "room:b")
+        cursor = (await poll(engine, ANONYMOUS, wanted(seconds=0, topics=topics)))["cursor"]
+        for number in range(5):
+            for topic in topics:
+                await engine.publish(topic, number)
+        found: list = []
+        for _ in range(4):
+            answer = await poll(engine, ANONYMOUS, wanted(cursor, topics=topics, limit=3))
+            found += told(answer)
+            cursor = answer["cursor"]
+        assert sorted(found) == sorted([*range(1, 6)] * 2)
+
+
+async def test_poll_sees_what_its_view_shows(autojump_clock):
+    """Fields, filter and mode as anywhere; messages that it does not see do not end it."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        view = View.of(["price"], parse_filter(b'{">":["price",5]}'))
+
+        async def publish() -> None:
+            for price in (1, 9, 2):
+                await trio.sleep(1)
+                await engine.publish(TOPIC, {"price": price, "x": 1})
+
+        nursery.start_soon(publish)
+        began = trio.current_time()
+        answer = await poll(engine, ANONYMOUS, wanted(view=view))
+        assert (told(answer), b'"data":{"price":9}}' in bytes(answer["messages"][0])) == ([2], True)
+        assert trio.current_time() - began == pytest.approx(2)
+        await trio.sleep(5)
+        for key in "aab":
+            await engine.publish(TOPIC, {"price": 7}, key=key)
+        newest = await poll(engine, ANONYMOUS, wanted(answer["cursor"], view=view, mode=Mode.LATEST))
+        assert told(newest) == [5, 6]
+
+
+async def test_cursor_that_history_cannot_serve_is_answered_at_once(autojump_clock):
+    """With the reason, and a cursor that can be gone on from."""
+    async with open_engine(Settings(dev=True, kinds={"room": {"history_messages": 2}})) as engine:
+        cursor = (await poll(engine, ANONYMOUS, wanted(seconds=0)))["cursor"]
+        for number in range(5):
+            await engine.publish(TOPIC, number)
+        answer = await poll(engine, ANONYMOUS, wanted(cursor))
+        assert (told(answer), answer["topics"][0]["recovered"], answer["topics"][0]["why"]) == ([], "none", "too_old")
+        assert told(await poll(engine, ANONYMOUS, wanted(answer["cursor"], seconds=0))) == []
+
+
+async def test_login_brings_its_topics_to_a_poll(autojump_clock):
+    """With their places in the cursor; only what is open to a peer can be named."""
+    async with open_engine(SETTINGS) as engine:
+        identity = Identity("7", frozenset({"admin"}))
+        empty = await poll(engine, identity, Poll([], seconds=0))
+        assert [topic["topic"] for topic in empty["topics"]] == ["user:7", "role:admin", "global"]
+        await engine.send_to_user("7", 1)
+        await engine.send_to_role("admin", 2)
+        answer = await poll(engine, identity, Poll([], empty["cursor"]))
+        assert [bytes(text).rpartition(b":")[2] for text in answer["messages"]] == [b"1}", b"2}"]
+        for refused in (Poll([Subscribe("user:8")]), Poll([Subscribe("role:admin")])):
+            with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+                await poll(engine, identity, refused)
+        assert engine.hub._audiences == {}
+
+
+@pytest.mark.parametrize(
+    ("wishes", "cursor", "code"),
+    [
+        ([], "", "BAD_REQUEST"),
+        ([], "nonsense", "BAD_REQUEST"),
+        ([Subscribe(f"room:{number}") for number in range(201)], "", "LIMIT_EXCEEDED"),
+        ([Subscribe("nosuch:a")], "", "INVALID_TOPIC"),
+        ([Subscribe(TOPIC), Subscribe("session:a")], "", "PERMISSION_DENIED"),
+    ],
+)
+async def test_poll_that_makes_no_sense_is_refused(wishes, cursor, code, autojump_clock):
+    """And has joined nothing."""
+    async with open_engine(SETTINGS) as engine:
+        with pytest.raises(CommandError, match=code):
+            await poll(engine, ANONYMOUS, Poll(wishes, cursor))
+        assert engine.hub._audiences == {}
+
+
+async def test_poll_of_a_server_that_shuts_down_is_answered(autojump_clock):
+    """With what there is: the peer goes on elsewhere."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.append(await poll(engine, ANONYMOUS, wanted()))
+
+        nursery.start_soon(ask)
+        await settle()
+        await engine.drain()
+        await settle()
+        assert [told(answer) for answer in answers] == [[]]
+
+
+async def test_poll_of_a_topic_that_is_removed_is_refused(autojump_clock):
+    """It does not wait for what cannot come."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        engine.create_topic("session:a")
+        codes: list = []
+
+        async def ask() -> None:
+            with pytest.raises(CommandError) as caught:
+                await poll(engine, Identity("7"), Poll([Subscribe("session:a")]))
+            codes.append(caught.value.code)
+
+        nursery.start_soon(ask)
+        await settle()
+        engine.remove_topic("session:a")
+        await settle()
+        assert codes == ["SESSION_NOT_FOUND"]
+        assert engine.hub._audiences == {}
+
+
+async def test_poll_that_too_much_came_for_loses_nothing(autojump_clock):
+    """Under policy ``disconnect`` the rest is recovered by the next; there is nobody to be disconnected."""
+    options = Settings(dev=True, outbox_messages=3, kinds={"room": {"overflow": "disconnect"}})
+    async with open_engine(options) as engine, trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.append(await poll(engine, ANONYMOUS, wanted()))
+
+        nursery.start_soon(ask)
+        await settle()
+        for number in range(10):
+            engine.publisher.publish_json_nowait(TOPIC, Draft(b"%d" % number))
+        await settle()
+        found = told(answers[0])
+        assert 0 < len(found) < 10
+        found += told(await poll(engine, ANONYMOUS, wanted(answers[0]["cursor"])))
+        assert found == list(range(1, 11))
+
+
+async def test_poll_behind_its_bounds_is_told_of_gaps(autojump_clock):
+    """In what it gets, and not again with the next."""
+    async with open_engine(Settings(dev=True, outbox_messages=3)) as engine, trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.append(await poll(engine, ANONYMOUS, wanted()))
+
+        nursery.start_soon(ask)
+        await settle()
+        for number in range(10):
+            engine.publisher.publish_json_nowait(TOPIC, Draft(b"%d" % number))
+        await settle()
+        assert told(answers[0]) == [8, 9, 10, (1, 7, 7)]
+        assert told(await poll(engine, ANONYMOUS, wanted(answers[0]["cursor"], seconds=0))) == []
+
+
+async def test_answer_is_cut_where_it_becomes_long(autojump_clock, monkeypatch):
+    """It is built in memory; the rest comes with the next."""
+    monkeypatch.setattr("realtime.polling.MAX_ANSWER_BYTES", 500)
+    async with open_engine(SETTINGS) as engine:
+        cursor = (await poll(engine, ANONYMOUS, wanted(seconds=0)))["cursor"]
+        for _ in range(5):
+            await engine.publish(TOPIC, "x" * 200)
+        first = await poll(engine, ANONYMOUS, wanted(cursor))
+        second = await poll(engine, ANONYMOUS, wanted(first["cursor"]))
+        assert (told(first), told(second)) == ([1, 2], [3, 4])

@@ -1,0 +1,203 @@
+"""Requests that the front door answers itself, apart from the publish, which has its own reasons.
+
+::
+
+    GET /poll            what came after a cursor: `realtime.polling`
+    POST /sse/{id}       one command of the client of an event stream
+    GET on a route       the state of what the route leads to
+    OPTIONS              what a browser asks before it lets a page do one of these
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+from attrs import frozen
+
+from realtime.auth import Identity
+from realtime.commands import Reply
+from realtime.directory import no_such_connection
+from realtime.engine import Engine
+from realtime.errors import CommandError, ErrorCode
+from realtime.messages import encode
+from realtime.polling import poll
+from realtime.routes import Binding
+from transports.body import receive_body
+from transports.credentials import Head, allowed_origin, cors_headers, identify
+from transports.events import Query
+from transports.head import Request
+from transports.polling import parse_poll
+from transports.responses import (
+    STATUS,
+    error_body,
+    error_headers,
+    error_response,
+    json_response,
+    status_of,
+)
+from transports.stream import Stream
+
+__all__ = [
+    "Answer",
+    "answer_command",
+    "answer_poll",
+    "answer_state",
+    "answer_to",
+    "command_request",
+    "poll_request",
+    "preflight_headers",
+    "preflight_request",
+    "state_request",
+]
+
+log = structlog.get_logger("realtime")
+
+Work = Callable[[], Awaitable[Any]]
+
+
+@frozen
+class Answer:
+    """A whole response, for whoever sends it."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+# -- what is answered, whoever serves HTTP -------------------------------------------------------------------
+
+
+async def answer_to(engine: Engine, head: Head, path: str, *, tls: bool, work: Work) -> Answer:
+    """What a request is answered, whatever becomes of ``work``."""
+    headers = {"Cache-Control": "no-store"}
+    try:
+        headers.update(cors_headers(allowed_origin(engine, head, tls=tls)))
+        body = await work()
+        status = STATUS[body["code"]] if isinstance(body, dict) and body.get("type") == "error" else 200
+        return Answer(status, encode(body) if isinstance(body, dict) else msgspec.json.encode(body), headers)
+    except CommandError as error:
+        return Answer(status_of(error), error_body(error), {**error_headers(error), **headers})
+    except Exception:  # a bug in one request: its sender is told, the log has the rest
+        trace_id = secrets.token_hex(8)
+        log.exception("request failed", path=path, trace_id=trace_id)
+        failure = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
+        return Answer(status_of(failure), error_body(failure, trace_id), headers)
+
+
+async def answer_poll(engine: Engine, head: Head, query: Query) -> dict[str, Any]:
+    """The answer to ``GET /poll``. Raises `CommandError`."""
+    identity = await _identified(engine, head)
+    return await poll(engine, identity, parse_poll(query))
+
+
+async def answer_state(engine: Engine, head: Head, binding: Binding) -> Any:
+    """The answer on a route of the transport ``state``. Raises `CommandError`."""
+    identity = await _identified(engine, head)
+    engine.check_join(identity, binding.topic)
+    assert binding.route.state is not None  # what this transport is
+    return binding.route.state(binding.topic)
+
+
+async def answer_command(engine: Engine, connection_id: str, head: Head, text: bytes) -> Reply:
+    """The reply to a command that came beside the event stream of a connection. Raises `CommandError`."""
+    connection = engine.connections.get(connection_id)
+    known = "" if connection is None else connection.secret or ""
+    given = head.header(b"x-connection-secret") or ""
+    # Compared also where there is nothing to compare with: the delay of the answer tells no one what exists.
+    if not (hmac.compare_digest(given.encode(), known.encode()) and known) or connection is None:
+        engine.refuse("sse_command")
+        raise no_such_connection()
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise CommandError(ErrorCode.BAD_REQUEST, "the command is not UTF-8") from None
+    return await connection.answer(text)
+
+
+def preflight_headers(origin: str | None) -> dict[str, str]:
+    """What tells a browser which requests a page of this origin may send."""
+    return {
+        **cors_headers(origin),
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Connection-Secret",
+        "Access-Control-Max-Age": "600",
+    }
+
+
+async def _identified(engine: Engine, head: Head) -> Identity:
+    identity = await identify(engine, head)
+    if identity is None:
+        raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
+    return identity
+
+
+# -- at the front door ---------------------------------------------------------------------------------------
+
+
+async def poll_request(engine: Engine, stream: Stream, request: Request) -> bool:
+    """Serve ``GET /poll``; whether the connection can be used for another request."""
+    query = request.query()
+    return await _respond(engine, stream, request, lambda: answer_poll(engine, request, query))
+
+
+async def state_request(engine: Engine, stream: Stream, request: Request, binding: Binding) -> bool:
+    """Serve a route of the transport ``state``; whether the connection can be used for another request."""
+    return await _respond(engine, stream, request, lambda: answer_state(engine, request, binding))
+
+
+async def command_request(engine: Engine, stream: Stream, request: Request) -> bool:
+    """Serve ``POST /sse/{connection}``; whether the connection can be used for another request."""
+    try:
+        allowed_origin(engine, request, tls=stream.is_tls)
+        text = await receive_body(
+            stream,
+            request,
+            most=engine.settings.max_message_bytes,
+            seconds=engine.settings.request_timeout_seconds,
+        )
+    except CommandError as error:
+        # The body was not read, so where the next request starts is not known.
+        engine.refuse("sse_command")
+        await stream.send_all(error_response(error))
+        return False
+    name = request.path.removeprefix("/sse/")
+    return await _respond(engine, stream, request, lambda: answer_command(engine, name, request, text))
+
+
+async def preflight_request(engine: Engine, stream: Stream, request: Request) -> bool:
+    """Tell a browser what a page may send; whether the connection can be used for another request."""
+    try:
+        origin = allowed_origin(engine, request, tls=stream.is_tls)
+    except CommandError as error:
+        engine.refuse("origin")
+        await stream.send_all(error_response(error))
+        return False
+    keep_alive = request.keep_alive and request.length == 0
+    await stream.send(json_response(200, b"{}", keep_alive=keep_alive, headers=preflight_headers(origin)))
+    return keep_alive
+
+
+async def _respond(engine: Engine, stream: Stream, request: Request, work: Work) -> bool:
+    """Answer with what comes of ``work``, unless the peer hangs up first; whether another request may follow."""
+    answer: Answer | None = None
+
+    async def do_work() -> None:
+        nonlocal answer
+        answer = await answer_to(engine, request, request.path, tls=stream.is_tls, work=work)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(do_work)
+        await stream.wait_hang_up()
+        nursery.cancel_scope.cancel()
+    if answer is None:
+        return False
+    keep_alive = request.keep_alive and (request.method == "POST" or request.length == 0)
+    await stream.send(json_response(answer.status, answer.body, keep_alive=keep_alive, headers=answer.headers))
+    return keep_alive

@@ -1,0 +1,164 @@
+"""From a request of Quart's to an endpoint's function, and back.
+
+Whatever goes wrong is answered as the error JSON of every other transport.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+import structlog
+from quart import Blueprint, Response, g, request
+from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
+from werkzeug.routing import BaseConverter
+
+from realtime.engine import Engine
+from realtime.errors import CommandError, ErrorCode
+from transports.credentials import HeaderMap, has_api_key
+from transports.http.endpoints import JSON, Access, Answer, Endpoint
+from transports.responses import error_body, error_headers, status_of
+
+__all__ = ["MAX_BODY_BYTES", "add_endpoints", "end_if_unread", "error_answer"]
+
+log = structlog.get_logger("realtime")
+
+#: A thousand messages of a usual size; more of them are more requests.
+MAX_BODY_BYTES = 8 << 20
+
+View = Callable[..., Awaitable[Response]]
+
+
+class _User(BaseConverter):
+    """A user's name in a path: whoever issues tokens may give it slashes, and whatever else."""
+
+    regex = "(?s:.+?)"
+    part_isolating = False
+
+
+def add_endpoints(engine: Engine, blueprint: Blueprint, endpoints: Iterable[Endpoint]) -> None:
+    """Have the blueprint serve these endpoints."""
+    blueprint.record(lambda state: state.app.url_map.converters.update(realtime_user=_User))
+    blueprint.after_request(end_if_unread)
+    for endpoint in endpoints:
+        blueprint.add_url_rule(
+            re.sub(r"{(\w+)}", _rule, endpoint.path),
+            endpoint.name,
+            _view(engine, endpoint),
+            methods=[endpoint.method],
+            merge_slashes=False,
+        )
+
+
+def _rule(parameter: re.Match[str]) -> str:
+    name = parameter[1]
+    return "<realtime_user:user>" if name == "user" else f"<{name}>"
+
+
+def error_answer(error: CommandError, *, status: int | None = None, trace_id: str | None = None) -> Response:
+    """The response that tells an error."""
+    return Response(
+        error_body(error, trace_id),
+        status or status_of(error),
+        content_type=JSON,
+        headers={**error_headers(error), "Cache-Control": "no-store"},
+    )
+
+
+def _view(engine: Engine, endpoint: Endpoint) -> View:
+    function = endpoint.function
+    if function is None:
+        return _elsewhere(endpoint)
+    decoder = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
+
+    async def serve(**arguments: object) -> Response:
+        try:
+            _check_access(engine, endpoint.access)
+            if endpoint.query is not None:
+                arguments["query"] = _read_query(endpoint.query)
+            if decoder is not None:
+                arguments["body"] = _decode(decoder, await _read_body())
+            return _respond(endpoint, await function(engine, **arguments))
+        except CommandError as error:
+            return error_answer(error)
+        except Exception:  # a bug in one request: its sender is told, the log has the rest
+            trace_id = secrets.token_hex(8)
+            log.exception("request failed", path=request.path, trace_id=trace_id)
+            return error_answer(
+                CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this"), trace_id=trace_id
+            )
+
+    return serve
+
+
+def _elsewhere(endpoint: Endpoint) -> View:
+    """For what the front door has not taken because it is no such request: ``HEAD``, for one."""
+
+    async def refuse(**_arguments: object) -> Response:
+        raise MethodNotAllowed([endpoint.method])
+
+    return refuse
+
+
+def _check_access(engine: Engine, access: Access) -> None:
+    if access is Access.ANYONE or (access is Access.READER and engine.settings.dev):
+        return
+    if not has_api_key(engine, HeaderMap(request.headers)):
+        raise CommandError(ErrorCode.AUTH_REQUIRED, "this needs an API key")
+
+
+def _read_query(model: Any) -> Any:
+    given = list(request.args.items(multi=True))
+    members = dict(given)
+    if len(members) < len(given):
+        raise CommandError(ErrorCode.BAD_REQUEST, "the query has a parameter twice")
+    try:
+        return msgspec.convert(members, model, strict=False)
+    except msgspec.ValidationError as error:
+        raise CommandError(ErrorCode.BAD_REQUEST, f"the query is not valid: {error}") from None
+
+
+async def _read_body() -> bytes:
+    """The body, whatever its type is said to be: no browser sends an API key of its own accord."""
+    try:
+        text = await request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise CommandError(ErrorCode.PAYLOAD_TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes here") from None
+    except RequestTimeout:
+        raise CommandError(ErrorCode.BAD_REQUEST, "the body did not come in time") from None
+    assert isinstance(text, bytes)
+    g.body_read = True
+    if len(text) > MAX_BODY_BYTES:
+        raise CommandError(ErrorCode.PAYLOAD_TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes here")
+    return text
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes) -> Any:
+    try:
+        text.decode()  # what becomes `msgspec.Raw` is not looked at more closely than JSON demands
+        return decoder.decode(text or b"{}")
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise CommandError(ErrorCode.BAD_REQUEST, f"the body is not valid: {error}") from None
+
+
+async def end_if_unread(response: Response) -> Response:
+    """Let no other request follow a body that nobody has read: where it would start is not known."""
+    if "body_read" not in g and (request.content_length or "Transfer-Encoding" in request.headers):
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _respond(endpoint: Endpoint, answer: object) -> Response:
+    status = endpoint.statuses[0]
+    if isinstance(answer, Answer):
+        status, answer = answer.status, answer.body
+    headers = {"Cache-Control": "no-store"}
+    if answer is None:
+        response = Response(b"", status, headers=headers)
+        del response.headers["Content-Type"]
+        return response
+    body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    return Response(body, status, content_type=endpoint.media, headers=headers)
