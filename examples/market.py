@@ -149,10 +149,10 @@ def answer_requests(server: Server, source: FundFlowSource) -> None:
         return room
 
     @server.handler("remove_room", allow=Access.AUTHENTICATED)
-    def remove_room(room: Room, caller: Caller) -> None:
+    async def remove_room(room: Room, caller: Caller) -> None:
         """Its members are told that it is gone."""
         _require(caller, "dealer")
-        server.remove_topic(room.topic)
+        await server.remove_topic(room.topic)
 
     @server.handler("notify", allow=Access.AUTHENTICATED)
     async def notify(notice: Notice, caller: Caller) -> dict[str, int]:

@@ -40,7 +40,6 @@ SPEED = 1000
 
 app = QuartTrio(__name__)
 
-
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 

@@ -62,7 +62,12 @@ async def authenticate(token: str) -> Identity:
         raise CommandError(ErrorCode.AUTH_FAILED, "this is no token of ours") from None
     user = claims["sub"]
     audit.info("token accepted", user=user)
-    return Identity(user, frozenset(claims["roles"]), {"name": user.title()}, expires_in=claims["exp"] - time.time())
+    return Identity(
+        user,
+        roles=frozenset(claims["roles"]),
+        info={"name": user.title()},
+        expires_in=claims["exp"] - time.time(),
+    )
 
 
 def check_member(user: str | None, project_id: str) -> str:

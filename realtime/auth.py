@@ -18,9 +18,9 @@ class Identity:
 
     user: str | None = None
     #: Each brings the peer into the topic ``role:<name>``.
-    roles: frozenset[str] = frozenset()
+    roles: frozenset[str] = field(default=frozenset(), kw_only=True)
     #: What other members of a room may know of this one.
-    info: Mapping[str, Any] = field(factory=dict, hash=False)
+    info: Mapping[str, Any] = field(factory=dict, hash=False, kw_only=True)
     #: Seconds of this login left when it was made; None: it does not expire.
     expires_in: float | None = None
 

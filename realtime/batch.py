@@ -92,9 +92,8 @@ async def _watch(sessions: ProgressSessions, session_id: str, scope: trio.Cancel
 
 async def _work(sessions: ProgressSessions, session_id: str, jobs: Iterator[Job]) -> None:
     for job in jobs:
-        event = await _outcome(session_id, job)
         try:
-            await sessions.notify_progress(session_id, event)
+            await sessions.notify_progress(session_id, await _outcome(session_id, job))
         except SessionEnded:
             return
 
@@ -104,6 +103,8 @@ async def _outcome(session_id: str, job: Job) -> TaskCompleted | TaskFailed:
         output = await job.work()
     except JobFailed as failure:
         message = str(failure)
+    except SessionEnded:
+        raise  # the job reported by itself, and somebody had ended the session meanwhile
     except Exception:
         # A bug in the job: its text is not for the page.
         trace_id = secrets.token_hex(8)

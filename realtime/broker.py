@@ -237,7 +237,10 @@ class MemoryBroker:
         return self._fresh(topic).history.read(since, limit)
 
     async def browse(self, topic: str, after: Position | None, limit: int) -> Page:
-        """See `Broker.browse`."""
+        """See `Broker.browse`. Looking at a topic that is not there does not make it."""
+        if topic not in self._topics:
+            kind, _ = self._kinds.split(topic)
+            return self._new_history(kind).browse(after, limit)
         return self._fresh(topic).history.browse(after, limit)
 
     async def position(self, topic: str) -> Position | None:
@@ -252,6 +255,7 @@ class MemoryBroker:
 
     def forget(self, topic: str) -> None:
         """See `Broker.forget`."""
+        self._receipts.forget(topic)
         state = self._topics.get(topic)
         if state is not None and state.subscribers:
             state.history = self._new_history(state.kind)

@@ -44,18 +44,15 @@ class Calls:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self._most} requests under way")
 
     def start(self, command: Request, start_soon: StartSoon) -> Reply | None:
-        """Serve a request: at once if its handler never waits, else in a task of its own, which replies later.
-
-        Raises `CommandError`.
-        """
-        action = self._engine.actions.find(command.action)
+        """Serve a request: at once if its handler never waits, else in a task of its own, which replies later."""
         caller = self._caller(command)
-        if action.inline:
-            try:
+        try:
+            action = self._engine.actions.find(command.action)
+            if action.inline:
                 return _response(command, caller, action.call_now(command.payload, caller))
-            except CommandError as error:
-                return {**error_reply(command.id, error), "trace_id": caller.trace_id}
-        self.check()
+            self.check()
+        except CommandError as error:
+            return _refusal(command, caller, error)
         self.under_way += 1  # here, as a peer may send many before the first task runs
         start_soon(self._answer, command, action, caller)
         return None
@@ -73,14 +70,14 @@ class Calls:
         try:
             action = self._engine.actions.find(command.action)
         except CommandError as error:
-            return error_reply(command.id, error)
+            return _refusal(command, caller, error)
         return await self._reply_of(command, action, caller)
 
     async def _reply_of(self, command: Request, action: Action, caller: Caller) -> Reply:
         try:
             return _response(command, caller, await action.call(command.payload, caller, command.timeout))
         except CommandError as error:
-            return {**error_reply(command.id, error), "trace_id": caller.trace_id}
+            return _refusal(command, caller, error)
 
     def _caller(self, command: Request) -> Caller:
         identity = self._session.identity
@@ -101,3 +98,7 @@ def _response(command: Request, caller: Caller, data: bytes) -> Reply:
         "data": Raw(compact(data)),  # a wire may end a message with the line
         "trace_id": caller.trace_id,
     }
+
+
+def _refusal(command: Request, caller: Caller, error: CommandError) -> Reply:
+    return {**error_reply(command.id, error), "trace_id": caller.trace_id}

@@ -191,7 +191,7 @@ class Connection:
             log.exception("connection failed", connection=self.id, trace_id=trace_id)
             self.close(closing.INTERNAL)
         finally:
-            self.membership.leave_all()
+            self.membership.leave_all(lost=True)
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
             self.engine.connections.remove(self)
             await self._say_goodbye(trace_id)  # noqa: ASYNC102 - shields itself, with a deadline
@@ -209,7 +209,7 @@ class Connection:
             if self.session.state is State.OPEN:
                 replies.extend(await self.membership.join_own(self.session.identity, decode_cursor(self._cursor)))
         except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
-            self.membership.leave_all()
+            self.membership.leave_all(lost=False)
             raise
         return replies
 
@@ -397,7 +397,7 @@ class Connection:
 
         Raises `CommandError` for text that is no cursor.
         """
-        positions = decode_cursor(cursor or "")
+        positions = decode_cursor(cursor or self._cursor)
         session = self.session
         known, session.identity = session.identity, identity
         if known.user is None and identity.user is not None:

@@ -64,9 +64,12 @@ class DialectFraming:
         return self.inner.message(text, topic, epoch, offset)
 
     def push(self, kind: str, text: bytes, cursor: str | None = None) -> bytes:
-        """See `realtime.wire.Framing`; no bytes for a push that this dialect has no word for."""
+        """See `realtime.wire.Framing`; no bytes for a push that this dialect has no word for.
+
+        All go as messages: an event stream that names them would name them in our words.
+        """
         said = self.dialect.push(kind, msgspec.json.decode(text), self.topic, self.now_ms())
-        return b"" if said is None else self.inner.push(kind, said, cursor)
+        return b"" if said is None else self.inner.push("message", said, cursor)
 
     def stamp(self, cursor: str) -> bytes:
         """See `realtime.wire.Framing`."""

@@ -229,8 +229,19 @@ class Engine:
         """Create a topic of a kind whose topics must be; false where it is there already. Raises `CommandError`."""
         return self.registry.create(topic)
 
-    def remove_topic(self, topic: str) -> None:
-        """Take a topic away: who has it is told, its history is gone. Raises `CommandError`."""
+    async def remove_topic(self, topic: str) -> None:
+        """Take a topic away: nobody joins or publishes any more, who has it gets what was published and is told.
+
+        Then its history is gone. Raises `CommandError`. Cancelled, it is gone all the same.
+        """
+        self.registry.close(topic)
+        try:
+            await self._wait_handed_out(topic)
+        finally:
+            self.drop_topic(topic)
+
+    def drop_topic(self, topic: str) -> None:
+        """The same at once, without waiting for what is under way. Raises `CommandError`."""
         kind, _ = self.kinds.split(topic)
         self.registry.remove(topic)
         error = CommandError(kind.missing_code, f"the {kind.name} was removed")
@@ -241,13 +252,17 @@ class Engine:
 
     async def end(self, topic: str, reason: CloseReason) -> None:
         """Close the connections that a route has brought to the topic, once they were handed what was published."""
-        if self.hub.subscriptions(topic):
-            page = await self.broker.read(topic, Since(), 0)
-            with trio.move_on_after(HANDING_OUT_SECONDS):
-                await self.hub.wait_routed(topic, page.top.offset)
+        await self._wait_handed_out(topic)
         for connection in self.connections:
             if connection.binding is not None and connection.binding.topic == topic:
                 connection.close(reason)
+
+    async def _wait_handed_out(self, topic: str) -> None:
+        """Wait until what was published is with those who have the topic; not for ever."""
+        if self.hub.subscriptions(topic):
+            with trio.move_on_after(HANDING_OUT_SECONDS):
+                page = await self.broker.read(topic, Since(), 0)
+                await self.hub.wait_routed(topic, page.top.offset)
 
     async def is_exhausted(self, topic: str, since: Since | None) -> bool:
         """Whether nothing comes any more for one who was on a topic that is over, and has had everything."""

@@ -174,7 +174,9 @@ class Placed(Protocol):
 class Publish(Protocol):
     """What a broadcaster sends through, like `realtime.Engine.publish`. ``data`` is a `msgspec.Raw`."""
 
-    def __call__(self, topic: str, data: Any, /, *, event: str | None, key: str | None) -> Awaitable[Placed]:
+    def __call__(
+        self, topic: str, data: Any, /, *, event: str | None, key: str | None, idempotency_key: str | None
+    ) -> Awaitable[Placed]:
         """Publish JSON to a topic; its position there."""
         ...
 
@@ -193,13 +195,29 @@ class Broadcaster:
         self._publish = publish
 
     async def send(
-        self, event: Event[M, ...], model: M, *, topic: str | None = None, key: str | None = None
+        self,
+        event: Event[M, ...],
+        model: M,
+        *,
+        topic: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Placed:
         """Publish an event, to its own topic unless another is given."""
         text = event.encode(model)
-        return await self._publish(topic or event.topic_of(model), text, event=event.name, key=key)
+        place = topic or event.topic_of(model)
+        return await self._publish(place, text, event=event.name, key=key, idempotency_key=idempotency_key)
 
-    async def emit(self, name: str, data: Any, *, topic: str | None = None, key: str | None = None) -> Placed:
+    async def emit(
+        self,
+        name: str,
+        data: Any,
+        *,
+        topic: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Placed:
         """Publish an event by its name, from plain data; members that its model does not have are left out."""
         event = self._catalogue.find(name)
-        return await self.send(event, event.parse(_json.encode(data)), topic=topic, key=key)
+        model = event.parse(_json.encode(data))
+        return await self.send(event, model, topic=topic, key=key, idempotency_key=idempotency_key)

@@ -6,7 +6,6 @@ Bounded twice: in time, because a publisher gives up some day, and in number, be
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
 
 import msgspec
 
@@ -30,27 +29,32 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Receipts:
-    """The receipts of the last while, by key."""
+    """The receipts of the last while, by topic and key."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self._most = most
         self._seconds = seconds
-        self._kept: OrderedDict[Hashable, tuple[float, Receipt]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[float, Receipt]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, key: Hashable, now: float) -> Receipt | None:
+    def find(self, key: tuple[str, str], now: float) -> Receipt | None:
         """The receipt that was given for this key, if it is still known."""
         self._expire(now)
         kept = self._kept.get(key)
         return None if kept is None else msgspec.structs.replace(kept[1], duplicate=True)
 
-    def keep(self, key: Hashable, receipt: Receipt, now: float) -> None:
+    def keep(self, key: tuple[str, str], receipt: Receipt, now: float) -> None:
         """Remember a receipt; the oldest goes where there are too many."""
         self._kept[key] = (now + self._seconds, receipt)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
+
+    def forget(self, topic: str) -> None:
+        """Forget what was answered for a topic that is gone."""
+        for key in [key for key in self._kept if key[0] == topic]:
+            del self._kept[key]
 
     def _expire(self, now: float) -> None:
         """Forget what is too old: all were kept for the same time, so the oldest stands first."""

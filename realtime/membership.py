@@ -150,11 +150,11 @@ class Membership:
         identity = self._session.identity
         return Member(identity.user, self._session.id, dict(identity.info))
 
-    def leave_all(self) -> None:
+    def leave_all(self, *, lost: bool) -> None:
         """The connection ends. What was queued stays in the outbox, for its last writes."""
         engine = self._engine
         for topic, subscription in self._session.subscriptions.items():
             engine.hub.unsubscribe(subscription, keep_queue=True)
             if subscription.kind.presence is not PresenceMode.NONE:
-                engine.presence.leave(topic, self._session.id, lost=True)
+                engine.presence.leave(topic, self._session.id, lost=lost)
         self._session.subscriptions.clear()

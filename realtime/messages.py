@@ -37,6 +37,7 @@ __all__ = [
     "decode_command",
     "decode_wish",
     "encode",
+    "shortened",
 ]
 
 #: Characters of an error's message that come from a decoder.
@@ -226,7 +227,7 @@ def decode_command(text: bytes | memoryview) -> Command:
             return _decoder.decode(text)
         except msgspec.ValidationError as error:
             # The decoder stops at the first wrong member; what comes behind it need not even be JSON.
-            raise _explain(text, _words(error)) from None
+            raise _explain(text, shortened(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProtocolViolation(closing.BAD_REQUEST, "not a JSON object") from None
 
@@ -239,12 +240,11 @@ def decode_wish(text: bytes) -> Wish:
     try:
         return _wish_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {_words(error)}") from None
+        raise CommandError(ErrorCode.BAD_REQUEST, f"not a subscribe object: {shortened(str(error))}") from None
 
 
-def _words(error: Exception) -> str:
+def shortened(words: str) -> str:
     """The words of a fault, which may repeat what the peer said: as much of them as anybody reads."""
-    words = str(error)
     return words if len(words) <= MAX_FAULT else f"{words[:MAX_FAULT]} .."
 
 

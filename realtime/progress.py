@@ -63,7 +63,7 @@ class ProgressPort(Protocol):
         """From now on the topic may be joined. Raises `CommandError`."""
         ...
 
-    def remove_topic(self, topic: str) -> None:
+    def drop_topic(self, topic: str) -> None:
         """From now on it may not, and its history is gone: a session of the same id is another one."""
         ...
 
@@ -317,7 +317,7 @@ class ProgressSessions:
         del self._kept[session_id]
         topic = self._entries.pop(session_id).session.topic
         with suppress(CommandError):  # somebody else has removed it
-            self._port.remove_topic(topic)
+            self._port.drop_topic(topic)
 
     async def _sweep(self) -> None:
         now = self._now()

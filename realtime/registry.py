@@ -20,6 +20,8 @@ class Registry:
         self._kinds = kinds
         self._most = most
         self._created: set[str] = set()
+        #: Those of them that are being taken away.
+        self._closing: set[str] = set()
         self._sorted: list[str] = []
         #: How many were created and removed so far.
         self.created = 0
@@ -36,6 +38,8 @@ class Registry:
         kind, _ = self._kinds.split(topic)
         if not kind.must_exist:
             raise CommandError(ErrorCode.BAD_REQUEST, f"{kind.name} topics come into being by themselves")
+        if topic in self._closing:
+            raise CommandError(ErrorCode.UNAVAILABLE, "this topic is being removed", retry_after=1)
         if topic in self._created:
             return False
         if len(self._created) >= self._most:
@@ -45,17 +49,25 @@ class Registry:
         self.created += 1
         return True
 
-    def remove(self, topic: str) -> None:
-        """Take a topic away; nobody joins it any more. Raises `CommandError` where it is not there."""
+    def close(self, topic: str) -> None:
+        """Begin to take a topic away: nobody joins it any more. Raises `CommandError` where it is not there."""
         self.check(self._kinds.split(topic)[0], topic)
         if topic in self._created:
-            self._created.discard(topic)
-            self._sorted.pop(bisect_right(self._sorted, topic) - 1)
-            self.removed += 1
+            self._closing.add(topic)
+
+    def remove(self, topic: str) -> None:
+        """Take a topic away, whether `close` was called or not. Raises `CommandError` where it is not there."""
+        if topic not in self._created:
+            self.check(self._kinds.split(topic)[0], topic)
+            return
+        self._created.discard(topic)
+        self._closing.discard(topic)
+        self._sorted.pop(bisect_right(self._sorted, topic) - 1)
+        self.removed += 1
 
     def check(self, kind: Kind, topic: str) -> None:
-        """Raise `CommandError` where the topic must exist and does not."""
-        if kind.must_exist and topic not in self._created:
+        """Raise `CommandError` where the topic must exist and does not, or not for long."""
+        if kind.must_exist and (topic not in self._created or topic in self._closing):
             raise CommandError(kind.missing_code, f"there is no such {kind.name}")
 
     def names(self, after: str, limit: int) -> list[str]:

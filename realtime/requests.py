@@ -24,6 +24,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from realtime.breaker import CircuitBreaker
 from realtime.errors import CommandError, ErrorCode, lone
+from realtime.messages import shortened
 from realtime.topics import Access
 
 __all__ = ["Action", "ActionDescription", "ActionOptions", "ActionStatistics", "Actions", "Caller"]
@@ -97,7 +98,7 @@ class Action:
     #: How many more calls wait for a slot. The timeout ends those that come too late anyway; this bounds memory.
     waiting: int = field(default=1000, validator=validators.ge(0))
     breaker: CircuitBreaker | None = None
-    allow: Access = Access.ANYONE
+    allow: Access = field(default=Access.ANYONE, converter=Access)
     #: Whether the handler is a sync function, so that `call_now` serves it.
     inline: bool = field(init=False)
     description: ActionDescription = field(init=False)
@@ -341,4 +342,4 @@ def _fault(error: msgspec.ValidationError) -> str:
     text, cause = str(error), error.__cause__
     if cause is not None and len(cause.args) > 1:  # attrs adds the attribute, the validator and the value
         text = f"{cause.args[0]}{text.removeprefix(str(cause))}"
-    return text
+    return shortened(text)

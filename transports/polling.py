@@ -18,7 +18,7 @@ MAX_LIMIT = 1000
 def parse_poll(query: list[tuple[str, str]]) -> Poll:
     """The poll that a request's parameters ask for; raises `CommandError`."""
     wishes, cursor = parse_wishes(query)
-    given = dict(query)
+    given = dict(reversed(query))  # of a parameter that is there twice the first counts, as elsewhere
     seconds = _number(given, "timeout", DEFAULT_SECONDS, MAX_SECONDS)
     limit = int(_number(given, "limit", DEFAULT_LIMIT, MAX_LIMIT))
     if limit < 1:

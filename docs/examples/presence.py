@@ -32,8 +32,11 @@ async def main():
         print("leave", news["member"]["info"])
 
         # A crowd is told as one number.
-        for number in range(20):
-            guest = await peers.enter_async_context(connect(engine, identity=Identity(f"guest-{number}")))
+        guests = [
+            await peers.enter_async_context(connect(engine, identity=Identity(f"guest-{number}")))
+            for number in range(20)
+        ]
+        for guest in guests:
             guest.send("subscribe", topic="room:lobby")
         print(await ada.receive_type("presence"))
 

@@ -19,9 +19,9 @@ BOB = ["Authorization: Bearer bob"]
 async def know(token: str) -> Identity:
     """Ann is user 7 and an admin, Bob user 8; both are staff."""
     if token == "ann":
-        return Identity("7", frozenset({"admin", "staff"}))
+        return Identity("7", roles=frozenset({"admin", "staff"}))
     if token == "bob":
-        return Identity("8", frozenset({"staff"}))
+        return Identity("8", roles=frozenset({"staff"}))
     raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
 
 

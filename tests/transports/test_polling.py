@@ -21,7 +21,7 @@ from tests.transports.conftest import running
 async def know_ann(token: str) -> Identity:
     if token != "ann":
         raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
-    return Identity("7", frozenset({"dev"}))
+    return Identity("7", roles=frozenset({"dev"}))
 
 
 async def poll(port: int, query: str, *, headers: dict[str, str] | None = None, status: int = 200) -> dict[str, Any]:
@@ -200,7 +200,7 @@ async def test_topic_that_is_removed_ends_the_poll_with_why() -> None:
 
                 nursery.start_soon(ask)
                 await eventually(lambda: server.statistics().hub.subscriptions == 1)
-                server.remove_topic("session:s1")
+                await server.remove_topic("session:s1")
         assert answers[0]["code"] == "SESSION_NOT_FOUND"
 
 

@@ -28,7 +28,7 @@ class Order(Struct):
 async def know_ann(token: str) -> Identity:
     if token != "ann":
         raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
-    return Identity("7", frozenset({"dev"}))
+    return Identity("7", roles=frozenset({"dev"}))
 
 
 async def test_response_carries_result_action_and_trace_id(server: Server, port: int) -> None:

@@ -16,10 +16,10 @@ TEMPLATES = ("user:{user}", "role:{role}", "global", "project:open")
         (ANONYMOUS, []),
         (Identity("7"), ["user:7", "global", "project:open"]),
         (
-            Identity("7", frozenset({"trader", "admin"})),
+            Identity("7", roles=frozenset({"trader", "admin"})),
             ["user:7", "role:admin", "role:trader", "global", "project:open"],
         ),
-        (Identity(None, frozenset({"guest"})), ["role:guest"]),
+        (Identity(None, roles=frozenset({"guest"})), ["role:guest"]),
     ],
 )
 def test_login_brings_its_own_topics(identity, topics):

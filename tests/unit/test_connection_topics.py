@@ -24,7 +24,7 @@ def settings(linger: float = 0.0, **options) -> Settings:
 async def tokens(token: str) -> Identity:
     """A token is a user, and roles behind it."""
     user, *roles = token.split("/")
-    return Identity(user, frozenset(roles), {"name": user.upper()})
+    return Identity(user, roles=frozenset(roles), info={"name": user.upper()})
 
 
 def news(peer) -> list:
@@ -277,7 +277,7 @@ async def test_topic_that_does_not_exist_is_refused_until_it_does(autojump_clock
         assert (await peer.command("subscribe", topic="session:a"))["type"] == "subscribed"
         await engine.publish("session:a", 1)
         await settle()
-        engine.remove_topic("session:a")
+        await engine.remove_topic("session:a")
         await settle()
         message, told = peer.pending()
         assert (message["type"], told["type"], told["code"]) == ("message", "unsubscribed", "SESSION_NOT_FOUND")
@@ -294,7 +294,7 @@ async def test_topic_that_goes_while_it_is_joined_is_refused(autojump_clock):
         broker.reading = trio.Event()
         identity = peer.send("subscribe", topic="session:a")
         await trio.sleep(1)
-        engine.remove_topic("session:a")
+        await engine.remove_topic("session:a")
         broker.reading.set()
         reply = await peer.receive_where(lambda push: push.get("id") == identity)
         assert reply["code"] == "SESSION_NOT_FOUND"

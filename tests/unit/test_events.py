@@ -48,7 +48,7 @@ class Recorder:
     def __init__(self) -> None:
         self.published: list[tuple] = []
 
-    async def __call__(self, topic, data, /, *, event, key):
+    async def __call__(self, topic, data, /, *, event, key, idempotency_key=None):
         self.published.append((topic, json.loads(bytes(data)), event, key))
         return len(self.published)
 

@@ -425,7 +425,7 @@ async def test_messages_of_a_removed_topic_do_not_reach_its_next_life(autojump_c
                 await engine.publish("hall:a", number)
             await settle()
             engine.publisher.publish_json_nowait("hall:a", Draft(b'"under way"'))
-            engine.remove_topic("hall:a")
+            engine.drop_topic("hall:a")
             engine.create_topic("hall:a")
             async with connect(engine) as peer:
                 assert (await peer.command("subscribe", topic="hall:a", max_rate=1000))["offset"] == 0
@@ -447,7 +447,7 @@ async def test_message_under_way_when_its_topic_is_removed_reaches_nobody(autoju
     async with open_engine(halls()) as engine:
         engine.create_topic("hall:a")
         engine.publisher.publish_json_nowait("hall:a", Draft(b'"old"'))
-        engine.remove_topic("hall:a")
+        engine.drop_topic("hall:a")
         engine.create_topic("hall:a")
         async with engine.subscribe("hall:a") as fresh:
             engine.publisher.publish_json_nowait("hall:a", Draft(b'"new"'))
@@ -464,7 +464,7 @@ async def test_messages_that_are_held_back_die_with_their_topic(autojump_clock):
                 engine.publisher.publish_json_nowait("hall:a", Draft(b'"old %d"' % number))
             await settle()
             assert engine.hub.is_held("hall:a")
-            engine.remove_topic("hall:a")
+            engine.drop_topic("hall:a")
             engine.create_topic("hall:a")
             async with engine.subscribe("hall:a") as fresh:
                 assert engine.hub.is_held("hall:a")
@@ -504,3 +504,19 @@ async def test_topic_that_comes_back_while_history_is_read_starts_with_its_new_l
             await trio.sleep(20)
             await engine.publish("room:a", "last")
     assert found == [(1, "new"), (2, "last")]
+
+
+async def test_waiting_for_a_message_does_not_wait_for_who_still_reads_history(autojump_clock):
+    """It will find the message there."""
+    broker = slow_broker()
+    async with open_engine(SETTINGS, broker=broker) as engine, connect(engine) as peer:
+        await engine.publish("room:a", 1)
+        await trio.sleep(1)
+        broker.reading = trio.Event()
+        peer.send("subscribe", topic="room:a", recover={"last": 1})
+        await trio.sleep(1)
+        with trio.fail_after(0.1):
+            await engine.hub.wait_routed("room:a", 1)
+        broker.reading.set()
+        await trio.sleep(1)
+        assert offsets(peer) == [1]

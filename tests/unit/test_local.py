@@ -149,7 +149,7 @@ async def test_reader_of_a_topic_that_is_removed_gets_the_rest_and_then_the_reas
                     await engine.publish("session:a", number)
                 await settle()
                 assert reached == [0, 1]
-                engine.remove_topic("session:a")
+                await engine.remove_topic("session:a")
                 assert engine.hub._audiences == {}
             await read(behind)
         assert reached == [0, 1, "SESSION_NOT_FOUND"] * 2
@@ -182,7 +182,7 @@ async def test_reader_whose_topic_goes_while_it_joins_leaves_nothing(autojump_cl
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             await trio.sleep(1)
-            engine.remove_topic("session:a")
+            await engine.remove_topic("session:a")
             broker.reading.set()
         assert codes == ["SESSION_NOT_FOUND"]
         assert engine.hub._audiences == {}

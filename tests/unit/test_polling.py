@@ -127,7 +127,7 @@ async def test_cursor_that_history_cannot_serve_is_answered_at_once(autojump_clo
 async def test_login_brings_its_topics_to_a_poll(autojump_clock):
     """With their places in the cursor; only what is open to a peer can be named."""
     async with open_engine(SETTINGS) as engine:
-        identity = Identity("7", frozenset({"admin"}))
+        identity = Identity("7", roles=frozenset({"admin"}))
         empty = await poll(engine, identity, Poll([], seconds=0))
         assert [topic["topic"] for topic in empty["topics"]] == ["user:7", "role:admin", "global"]
         await engine.send_to_user("7", 1)
@@ -186,7 +186,7 @@ async def test_poll_of_a_topic_that_is_removed_is_refused(autojump_clock):
 
         nursery.start_soon(ask)
         await settle()
-        engine.remove_topic("session:a")
+        await engine.remove_topic("session:a")
         await settle()
         assert codes == ["SESSION_NOT_FOUND"]
         assert engine.hub._audiences == {}

@@ -62,7 +62,7 @@ class FakePort:
             raise CommandError(ErrorCode.INVALID_TOPIC, "not a valid session name")
         self.topics.add(topic)
 
-    def remove_topic(self, topic):
+    def drop_topic(self, topic):
         self.topics.remove(topic)
 
     async def end(self, topic, reason):

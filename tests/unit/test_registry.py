@@ -90,7 +90,7 @@ async def test_topic_that_must_exist_is_refused_everywhere_until_it_does(autojum
         assert engine.create_topic("session:a")
         assert not engine.create_topic("session:a")
         old = await engine.publish("session:a", 1)
-        engine.remove_topic("session:a")
+        await engine.remove_topic("session:a")
         with pytest.raises(CommandError, match="SESSION_NOT_FOUND"):
             await engine.publish("session:a", 1)
         engine.create_topic("session:a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from realtime.subscription import Gap, Loss
 from realtime.topics import Mode
 from realtime.views import View
-from tests.tools import OutboxKit, publication, run_of, total
+from tests.tools import LINES, OutboxKit, publication, run_of, total
 
 
 def entries(subscription):
@@ -165,3 +165,16 @@ def test_replay_in_mode_latest_does_not_lose_a_value_to_one_that_is_not_seen():
     kit.outbox._list(subscription)
     assert kit.drain() == [1]
     assert (subscription.filtered, subscription.conflated, total(subscription)) == (1, 0, 2)
+
+
+def test_losses_with_nothing_between_them_any_more_are_one():
+    """What stood between is not shown by the view that the subscription has by now."""
+    kit = OutboxKit()
+    subscription = kit.subscription()
+    kit.outbox.lose_range(subscription, 1, 2, Loss.UPSTREAM)
+    kit.offer_each(subscription, 3, 4)
+    kit.outbox.lose_range(subscription, 5, 7, Loss.UPSTREAM)
+    subscription.view = View.of(["m"])
+    kit.outbox.reframe(LINES)
+    assert list(subscription.queue) == [Gap(1, 7, 5, Loss.UPSTREAM)]
+    assert (subscription.filtered, total(subscription), kit.outbox.messages, kit.outbox.bytes) == (2, 7, 0, 0)

@@ -145,7 +145,7 @@ async def remove_topic(engine: Engine, topic: str) -> None:
     await _find(engine, topic)
     if topic in engine.progress:
         raise CommandError(ErrorCode.BAD_REQUEST, "the topic of a session goes with the session")
-    engine.remove_topic(topic)
+    await engine.remove_topic(topic)
 
 
 @topics.get("/api/v1/topics/{topic}/members", errors=(*TOPIC_ERRORS, ErrorCode.BAD_REQUEST))
