@@ -175,7 +175,7 @@ class Publish(Protocol):
     """What a broadcaster sends through, like `realtime.Engine.publish`. ``data`` is a `msgspec.Raw`."""
 
     def __call__(
-        self, topic: str, data: Any, /, *, event: str | None, key: str | None, idempotency_key: str | None
+        self, topic: str, data: Any, /, *, event: str | None, key: str | None, idempotency_key: str | None = None
     ) -> Awaitable[Placed]:
         """Publish JSON to a topic; its position there."""
         ...
@@ -206,6 +206,8 @@ class Broadcaster:
         """Publish an event, to its own topic unless another is given."""
         text = event.encode(model)
         place = topic or event.topic_of(model)
+        if idempotency_key is None:  # which ``publish`` may bring by itself, as a partial does
+            return await self._publish(place, text, event=event.name, key=key)
         return await self._publish(place, text, event=event.name, key=key, idempotency_key=idempotency_key)
 
     async def emit(
