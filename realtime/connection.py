@@ -20,7 +20,6 @@ close. Whatever happens, the wire is aborted and the hub has forgotten the conne
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from realtime.deadlines import Deadlines
 from realtime.dialect import Dialect, DialectFraming
 from realtime.directory import no_such_connection
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation, WireError
+from realtime.heartbeat import beat
 from realtime.history import Since, decode_cursor
 from realtime.membership import Membership
 from realtime.messages import encode
@@ -55,8 +55,6 @@ log = structlog.get_logger("realtime")
 
 #: How long the goodbye of one connection may take when nobody said otherwise.
 GOODBYE_SECONDS = 5.0
-#: Moments within one ping interval at which beats may fall.
-BEATS_PER_INTERVAL = 100
 
 
 @frozen
@@ -352,28 +350,15 @@ class Connection:
             outbox.backlogged = False
 
     async def _beat(self) -> None:
-        """The heartbeat."""
-        wire, settings = self._wire, self._settings
-        interval = self._ping_interval
-        patience = interval + settings.pong_timeout_seconds if wire.peer_answers else math.inf
-        interval = min(interval, wire.heartbeat_interval or math.inf)
-        # Connections that came together do not ping together, but all beats fall on a common grid: a process that
-        # idles with thousands of connections wakes up a few times a second and not once for each beat, which is
-        # most of what idling costs.
-        grid = interval / BEATS_PER_INTERVAL
-        beat_at = math.ceil((trio.current_time() + interval * self.engine.random()) / grid) * grid
-        while True:
-            await trio.sleep_until(min(beat_at, wire.heard_at + patience))
-            now = trio.current_time()
-            if now >= wire.heard_at + patience:
-                self.close(closing.NO_PONG)
-                return
-            if now >= beat_at:
-                beat_at += interval * math.ceil((now - beat_at) / interval + 1e-9)
-                if wire.framing is not None:
-                    ping = b'{"type":"ping","server_time":%d}' % self.engine.now_ms()
-                    self.outbox.offer_control(wire.heartbeat(wire.framing.push("ping", ping)))
-                self.outbox.flush()
+        engine = self.engine
+        await beat(
+            self.outbox,
+            interval=self._ping_interval,
+            pong_timeout=self._settings.pong_timeout_seconds,
+            jitter=engine.random(),
+            now_ms=engine.now_ms,
+            close=self.close,
+        )
 
     # -- carrying out ----------------------------------------------------------------------------------------
 
