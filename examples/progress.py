@@ -28,7 +28,7 @@ from quart_trio import QuartTrio
 
 from realtime import Access, CommandError, ErrorCode
 from realtime.batch import Job, JobFailed, Output, run_batch
-from realtime.envelopes import Dialect, Envelope, Naming
+from realtime.envelopes import ProgressDialect, Envelope, Naming
 from realtime.progress import ProgressSessions
 from realtime.progress_state import GroupComplete
 from realtime.routes import Route
@@ -146,7 +146,7 @@ def add_routes(server: Server, *, heartbeat_seconds: float, idle_seconds: float)
         to_session = partial(Route, topic="session:{session_id}")
         live = partial(
             to_session,
-            dialect=Dialect(Envelope(naming)),
+            dialect=ProgressDialect(Envelope(naming)),
             ping_interval_seconds=heartbeat_seconds,
             idle_timeout_seconds=idle_seconds,
         )

@@ -18,12 +18,21 @@ from contextlib import suppress
 
 import structlog
 import trio
-from attrs import frozen
+from attrs import field, frozen, validators
 
 from realtime.engine import lone_exceptions_bare
 from realtime.errors import CommandError
 from realtime.progress import ProgressSessions
-from realtime.progress_state import SessionCompleted, SessionEnded, TaskCompleted, TaskFailed
+from realtime.progress_state import (
+    MAX_NAME,
+    MAX_TEXT,
+    Event,
+    SessionCompleted,
+    SessionEnded,
+    TaskCompleted,
+    TaskFailed,
+    check_event,
+)
 
 __all__ = ["Job", "JobFailed", "Output", "run_batch"]
 
@@ -50,9 +59,10 @@ class Output:
 class Job:
     """The work of one node."""
 
-    node_id: str
-    work: Callable[[], Awaitable[Output]]
-    group_id: str | None = None
+    node_id: str = field(validator=[validators.min_len(1), validators.max_len(MAX_NAME)])
+    #: What it returns, if it made anything, is an `Output`.
+    work: Callable[[], Awaitable[Output | None]]
+    group_id: str | None = field(default=None, validator=validators.optional(validators.max_len(MAX_NAME)))
 
 
 async def run_batch(
@@ -98,11 +108,17 @@ async def _work(sessions: ProgressSessions, session_id: str, jobs: Iterator[Job]
             return
 
 
-async def _outcome(session_id: str, job: Job) -> TaskCompleted | TaskFailed:
+async def _outcome(session_id: str, job: Job) -> Event:
     try:
-        output = await job.work()
+        output = await job.work() or Output()
+        # Checked here: what a job made may be nothing that an event can hold, and that is its fault alone.
+        return check_event(
+            TaskCompleted(
+                node_id=job.node_id, file_path=output.file_path, file_size=output.file_size, group_id=job.group_id
+            )
+        )
     except JobFailed as failure:
-        message = str(failure)
+        message = str(failure)[:MAX_TEXT]
     except SessionEnded:
         raise  # the job reported by itself, and somebody had ended the session meanwhile
     except Exception:
@@ -110,8 +126,4 @@ async def _outcome(session_id: str, job: Job) -> TaskCompleted | TaskFailed:
         trace_id = secrets.token_hex(8)
         log.exception("job failed", session=session_id, node=job.node_id, trace_id=trace_id)
         message = f"internal error, trace id {trace_id}"
-    else:
-        return TaskCompleted(
-            node_id=job.node_id, file_path=output.file_path, file_size=output.file_size, group_id=job.group_id
-        )
     return TaskFailed(node_id=job.node_id, error_message=message, group_id=job.group_id)

@@ -59,13 +59,17 @@ class Settings:
     max_connections: int = field(default=50_000, validator=_positive)
     #: Messages of history that one subscription may ask for.
     recover_limit: int = field(default=1000, validator=_positive)
-    #: Idempotency keys that are remembered at once, and for how long: longer than any publisher goes on trying.
+    #: Idempotency keys that are remembered at once; the oldest goes first.
     idempotency_keys: int = field(default=100_000, validator=_positive)
+    #: How long one is remembered: longer than any publisher goes on trying.
     idempotency_seconds: float = field(default=300.0, validator=_positive)
-    #: Progress sessions that may run at once, how long one is kept after its end, and after how long without an event
-    #: a session is taken for abandoned.
+    #: Progress sessions that may run at once.
     max_sessions: int = field(default=1000, validator=_positive)
+    #: Nodes that one of them may report; each is remembered, so that it counts once.
+    max_session_nodes: int = field(default=10_000, validator=_positive)
+    #: A page that polls, or comes back, still finds out how a session ended.
     session_keep_seconds: float = field(default=600.0, validator=_positive)
+    #: A worker that has said nothing for so long has died.
     session_abandoned_seconds: float = field(default=3600.0, validator=_positive)
     #: What may wait for one peer. At 1,000 ticks a second this is one second behind.
     outbox_messages: int = field(default=1000, validator=_positive)

@@ -17,8 +17,9 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
 import trio
@@ -53,6 +54,7 @@ HANDING_OUT_SECONDS = 5.0
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Feed = TypeVar("Feed", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 @frozen
@@ -127,6 +129,7 @@ class Engine:
         self.progress = ProgressSessions(
             self,
             max_running=settings.max_sessions,
+            max_nodes=settings.max_session_nodes,
             keep_seconds=settings.session_keep_seconds,
             abandoned_seconds=settings.session_abandoned_seconds,
             now_ms=self.now_ms,
@@ -206,14 +209,22 @@ class Engine:
                 await connection.membership.place(Subscribe(topic))
         return await self.publish(topic, data, **options)
 
-    def publish_from_thread(self, topic: str, data: Any, **options: Any) -> Receipt:
-        """Publish from a thread that is not Trio's, with the options of `publish`; blocks it until that is done.
+    def from_thread(self, function: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
+        """Run an async function in the server's loop, from a thread that is not Trio's; blocks it until that is done.
 
-        Raises what `publish` raises, and `trio.RunFinishedError` once the server's run has ended.
+        Raises what the function raises, and `trio.RunFinishedError` once the server's run has ended.
         """
         if self._token is None:
             raise CommandError(ErrorCode.UNAVAILABLE, "the server is not running")
-        return self.publisher.publish_from_thread(topic, data, token=self._token, **options)
+        return trio.from_thread.run(function, *arguments, trio_token=self._token)
+
+    def publish_from_thread(self, topic: str, data: Any, **options: Any) -> Receipt:
+        """Publish from a thread that is not Trio's, with the options of `publish`: see `from_thread`."""
+        return self.from_thread(partial(self.publish, topic, data, **options))
+
+    async def publish_event(self, topic: str, data: Any, *, event: str, key: str | None = None) -> Receipt:
+        """Publish an event of the engine's own making, which no catalogue need know."""
+        return await self.publisher.publish(topic, data, event=event, key=key, checked=True)
 
     # -- topics and peers ------------------------------------------------------------------------------------
 

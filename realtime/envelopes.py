@@ -1,8 +1,8 @@
 """The message shape of front ends that were there before us: ``{"type", "task_id", "timestamp", "data"}``. Pure.
 
 Members stand in this order and are always there. ``task_id`` is the name of the topic, which for ``session:`` is the id
-of the session. A front end that speaks a `Dialect` subscribes to nothing and sends nothing but pings: its route says
-what it follows.
+of the session. A front end that speaks a `ProgressDialect` subscribes to nothing and sends nothing but pings: its
+route says what it follows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attrs import frozen
 from realtime import closing
 from realtime.progress_state import SessionError
 
-__all__ = ["Dialect", "Envelope", "Naming", "Timestamps"]
+__all__ = ["Envelope", "Naming", "ProgressDialect", "Timestamps"]
 
 _json = msgspec.json.Encoder()
 
@@ -70,7 +70,7 @@ class Envelope:
 
 
 @frozen
-class Dialect:
+class ProgressDialect:
     """How the server and such a front end talk: the envelope, and what becomes of everything that is no message."""
 
     envelope: Envelope = Envelope()

@@ -55,7 +55,7 @@ RETRY_SECONDS = 10.0
 class ProgressPort(Protocol):
     """What the sessions need of the engine."""
 
-    async def publish(self, topic: str, data: Any, *, event: str | None = None, key: str | None = None) -> Receipt:
+    async def publish_event(self, topic: str, data: Any, *, event: str, key: str | None = None) -> Receipt:
         """Publish to the topic. Cancelled or failed, it has published nothing. Raises `CommandError`."""
         ...
 
@@ -196,6 +196,10 @@ class ProgressSessions:
         """What is known now. Raises `CommandError`: ``SESSION_NOT_FOUND``, as everything that takes an id."""
         return self._entry(session_id).session.state()
 
+    def state_of(self, topic: str) -> SessionState:
+        """The same by the session's topic: what a route of the transport ``state`` asks for."""
+        return self.state(topic.removeprefix("session:"))
+
     def page(self, after: int = 0, limit: int = 50) -> SessionPage:
         """At most ``limit`` sessions in the order in which they were created, from where a page before ended."""
         later = (entry.session for entry in self._entries.values() if entry.session.serial > after)
@@ -273,7 +277,7 @@ class ProgressSessions:
         return entry
 
     async def _publish(self, session: ProgressSession, event: Event) -> Receipt:
-        position = await self._port.publish(session.topic, event, event=event_name(event), key=event_key(event))
+        position = await self._port.publish_event(session.topic, event, event=event_name(event), key=event_key(event))
         self._events += 1
         return position
 

@@ -49,8 +49,10 @@ __all__ = [
 RECENT_EVENTS = 20
 RECENT_RESULTS = 100
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Text = Annotated[str, Meta(max_length=4096)]
+MAX_NAME = 200
+MAX_TEXT = 4096
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 

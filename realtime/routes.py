@@ -46,7 +46,7 @@ class Route:
     idle_timeout_seconds: float | None = None
     #: In place of the setting of the same name.
     ping_interval_seconds: float | None = None
-    #: For ``state``: the answer, given the topic. Raises `realtime.errors.CommandError`.
+    #: For ``state``: a function, plain or async, from the topic to the answer. Raises `realtime.errors.CommandError`.
     state: Callable[[str], Any] | None = None
     _regex: re.Pattern[str] = field(init=False, repr=False, eq=False)
 

@@ -101,6 +101,7 @@ class Kind:
     #: Topics of this kind that one connection may have; None: only the connection's own limit counts.
     max_per_connection: int | None = field(default=None, validator=validators.optional(validators.gt(0)))
     mode: Mode = Mode.ALL
+    #: What happens to a subscriber whose outbox is full.
     overflow: Overflow = Overflow.DROP_OLDEST
     #: Whether a message that says the same as the one before it of its key is left out, and counted.
     drop_duplicates: bool = False

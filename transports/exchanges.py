@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hmac
+import inspect
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -101,7 +102,8 @@ async def answer_state(engine: Engine, head: Head, binding: Binding) -> Any:
     identity = await _identified(engine, head)
     engine.check_join(identity, binding.topic)
     assert binding.route.state is not None  # what this transport is
-    return binding.route.state(binding.topic)
+    state = binding.route.state(binding.topic)
+    return await state if inspect.isawaitable(state) else state
 
 
 async def answer_command(engine: Engine, connection_id: str, head: Head, text: bytes) -> Reply:

@@ -36,6 +36,7 @@ from transports.events import first_wishes, wishes_of
 from transports.exchanges import command_request, poll_request, preflight_request, state_request
 from transports.handshake import is_regular, offered_subprotocols
 from transports.head import BadHead, HeadReader, Request
+from transports.http.mount import OUR_PATHS
 from transports.publish import publish_request
 from transports.responses import error_response
 from transports.sse import SseWire
@@ -151,20 +152,20 @@ class Front:
 
     async def _serve(self, stream: Stream, request: Request) -> bool | Rest:
         """Serve one request: whether the connection can be used for another, or what becomes of it instead."""
-        path, routes = request.path, self._engine.routes
+        path = request.path
         if request.wants_websocket:
             if path == "/ws":
                 return await self._admit_websocket(stream, request)
-            if binding := routes.find(path, Transport.WEBSOCKET):
+            if binding := self._route(path, Transport.WEBSOCKET):
                 return await self._admit_websocket(stream, request, binding)
         elif request.method == "GET":
             if path == "/sse":
                 return await self._admit_sse(stream, request)
             if path == "/poll":
                 return await poll_request(self._engine, stream, request)
-            if binding := routes.find(path, Transport.SSE):
+            if binding := self._route(path, Transport.SSE):
                 return await self._admit_sse(stream, request, binding)
-            if binding := routes.find(path, Transport.STATE):
+            if binding := self._route(path, Transport.STATE):
                 return await state_request(self._engine, stream, request, binding)
         elif request.method == "POST":
             if path == "/api/v1/publish":
@@ -177,13 +178,16 @@ class Front:
 
     def _serves_pages(self, path: str) -> bool:
         """Whether a page of another origin may want something of us here."""
-        routes = self._engine.routes
         return (
             path in ("/sse", "/poll")
             or path.startswith("/sse/")
-            or routes.find(path, Transport.SSE) is not None
-            or routes.find(path, Transport.STATE) is not None
+            or self._route(path, Transport.SSE) is not None
+            or self._route(path, Transport.STATE) is not None
         )
+
+    def _route(self, path: str, transport: Transport) -> Binding | None:
+        """Where a path of the user's own leads."""
+        return None if path in OUR_PATHS else self._engine.routes.find(path, transport)
 
     async def _admit_websocket(self, stream: Stream, request: Request, binding: Binding | None = None) -> Rest:
         """Look at an upgrade request; what there is to run if it is let in."""

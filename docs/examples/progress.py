@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 
 from realtime import Route
 from realtime.batch import Job, JobFailed, Output, run_batch
-from realtime.envelopes import Dialect, Envelope, Naming
+from realtime.envelopes import ProgressDialect, Envelope, Naming
 from realtime.server import open_server
 
 
@@ -41,7 +41,7 @@ async def main():
     options = {"allow_anonymous": True, "kinds": {"session": {"join": "anyone"}}}
     async with open_server(port=0, **options) as server:
         topic = "session:{session_id}"
-        dialect = Dialect(Envelope(Naming.ALIASES))
+        dialect = ProgressDialect(Envelope(Naming.ALIASES))
         server.routes.add(Route(path="/ws/notes/{session_id}", topic=topic, transport="websocket", dialect=dialect))
         server.routes.add(
             Route(

@@ -18,7 +18,7 @@ from quart_trio import QuartTrio
 
 from realtime import CommandError, ErrorCode, Identity, Settings
 from realtime.engine import Engine
-from realtime.envelopes import Dialect
+from realtime.envelopes import ProgressDialect
 from realtime.progress_state import TaskCompleted
 from realtime.routes import Route
 from tests.peers import Peer, connect, eventually, open_websocket, request_bytes, upgraded
@@ -283,8 +283,8 @@ async def test_login_brings_its_topics() -> None:
 def progress_routes(state: Any = lambda topic: {"topic": topic}) -> list[Route]:
     topic = "session:{session_id}"
     return [
-        Route(path="/ws/parallel/{session_id}", topic=topic, transport="websocket", dialect=Dialect()),
-        Route(path="/events/{session_id}", topic=topic, transport="sse", dialect=Dialect()),
+        Route(path="/ws/parallel/{session_id}", topic=topic, transport="websocket", dialect=ProgressDialect()),
+        Route(path="/events/{session_id}", topic=topic, transport="sse", dialect=ProgressDialect()),
         Route(path="/state/{session_id}", topic=topic, transport="state", state=state),
     ]
 

@@ -18,7 +18,7 @@ from attrs import Factory, define
 from realtime.errors import ConfigurationError
 from realtime.server import Server
 from tests.peers import Peer, eventually, leaving_nothing_behind, open_websocket
-from transports.publishers import AsyncHttpPublisher, HttpPublisher, Message, PublishError, Receipt
+from transports.publishers import AsyncHttpPublisher, HttpPublisher, Outgoing, PublishError, Receipt
 from transports.responses import json_response
 
 #: Waits that tests over real sockets can afford.
@@ -189,13 +189,13 @@ async def test_requests_share_a_connection_and_name_their_targets(way: Way) -> N
     error = {"type": "error", "code": "INVALID_TOPIC", "message": "no", "topic": "b"}
     results = json_response(200, {"results": [{"topic": "a", "epoch": "e", "offset": 2}, error]}, keep_alive=True)
     one = json_response(200, {"topic": "user:7", "epoch": "e", "offset": 3, "duplicate": True}, keep_alive=True)
-    async with scripted(results, results, results, one, one) as server:
+    async with scripted(results, results, one, one, one) as server:
 
         def calls(publisher: Any) -> list[Callable[[], Any]]:
             return [
-                lambda: publisher.publish_many(Message(topic, 1, event="e") for topic in "ab"),
-                lambda: publisher.broadcast(1, topics=["a", "b"], key="k"),
-                lambda: publisher.broadcast(1, role="admin"),
+                lambda: publisher.publish_many(Outgoing(topic, 1, event="e") for topic in "ab"),
+                lambda: publisher.broadcast(["a", "b"], 1, key="k"),
+                lambda: publisher.send_to_role("admin", 1),
                 lambda: publisher.send_to_user("a/b", 1),
                 lambda: publisher.send_to_connection("c_1", 1, idempotency_key="i"),
             ]
@@ -206,17 +206,17 @@ async def test_requests_share_a_connection_and_name_their_targets(way: Way) -> N
         def all_sync(publisher: HttpPublisher) -> list[Any]:
             return [call() for call in calls(publisher)]
 
-        *lists, to_user, to_connection = await way(server.url, all_sync if way is in_thread else all_async)
+        *lists, to_role, to_user, to_connection = await way(server.url, all_sync if way is in_thread else all_async)
     for receipt, refused in lists:
         assert receipt == Receipt("e", 2, topic="a")
         assert (refused.code, refused.topic) == ("INVALID_TOPIC", "b")
-    assert to_user == to_connection == Receipt("e", 3, duplicate=True, topic="user:7")
+    assert to_role == to_user == to_connection == Receipt("e", 3, duplicate=True, topic="user:7")
     assert server.connections == 1
     assert server.keys == ["key"] * 5
     assert server.paths == [
         "/api/v1/batch",
         "/api/v1/broadcast",
-        "/api/v1/broadcast",
+        "/api/v1/publish",
         "/api/v1/users/a%2Fb/send",
         "/api/v1/connections/c_1/send",
     ]
@@ -297,7 +297,7 @@ async def test_many_messages_that_fail_midway_keep_the_results_so_far(way: Way) 
     first = json_response(200, {"results": [{"epoch": "e", "offset": n} for n in range(1000)]}, keep_alive=True)
     async with scripted(first, refusal(500, code="INTERNAL_ERROR")) as server:
         results = await way(
-            server.url, lambda publisher: publisher.publish_many([Message("room:a", 1)] * 2500), attempts=2
+            server.url, lambda publisher: publisher.publish_many([Outgoing("room:a", 1)] * 2500), attempts=2
         )
     assert [result.offset for result in results[:1000]] == list(range(1000))
     assert {result.code for result in results[1000:]} == {"INTERNAL_ERROR"}
@@ -310,7 +310,7 @@ async def test_many_messages_of_which_none_was_taken_raise(way: Way) -> None:
     async with scripted(refusal(401, code="AUTH_REQUIRED")) as server:
         assert await way(server.url, lambda publisher: publisher.publish_many([])) == []
         with pytest.raises(PublishError) as caught:
-            await way(server.url, lambda publisher: publisher.publish_many([Message("room:a", 1)]))
+            await way(server.url, lambda publisher: publisher.publish_many([Outgoing("room:a", 1)]))
     assert caught.value.code == "AUTH_REQUIRED"
 
 

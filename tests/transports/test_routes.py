@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from realtime.envelopes import Dialect, Envelope, Naming, Timestamps
+from realtime.envelopes import Envelope, Naming, ProgressDialect, Timestamps
 from realtime.progress_state import ProgressUpdate, TaskCompleted
 from realtime.routes import Route
 from realtime.server import Server
@@ -42,13 +42,15 @@ async def serving(*, route_options: dict[str, Any] | None = None, **options: Any
             return server.progress.state(topic.partition(":")[2])
 
         more = route_options or {}
-        old = Dialect(Envelope(Naming.ALIASES, Timestamps.EPOCH))
+        old = ProgressDialect(Envelope(Naming.ALIASES, Timestamps.EPOCH))
         topic = "session:{session_id}"
         for route in (
-            Route(path="/ws/parallel/{session_id}", topic=topic, transport="websocket", dialect=Dialect(), **more),
+            Route(
+                path="/ws/parallel/{session_id}", topic=topic, transport="websocket", dialect=ProgressDialect(), **more
+            ),
             Route(path="/ws/old/{session_id}", topic=topic, transport="websocket", dialect=old, **more),
             Route(path="/ws/plain/{session_id}", topic=topic, transport="websocket", **more),
-            Route(path="/events/{session_id}", topic=topic, transport="sse", dialect=Dialect(), **more),
+            Route(path="/events/{session_id}", topic=topic, transport="sse", dialect=ProgressDialect(), **more),
             Route(path="/state/{session_id}", topic=topic, transport="state", state=state),
         ):
             server.routes.add(route)

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from realtime import CommandError, MemoryBroker, Settings, open_engine
+from realtime import CommandError, EventCatalogue, MemoryBroker, Settings, open_engine
 from realtime.engine import Engine
 from realtime.testing import connect
 from realtime.topics import Kinds
@@ -97,3 +97,30 @@ async def test_thread_publishes_through_the_engine():
         receipt = await trio.to_thread.run_sync(engine.publish_from_thread, "room:a", 1)
         assert receipt.offset == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_thread_runs_a_function_of_the_loop():
+    """Blocking the thread and not the loop; errors come back to it."""
+    async with open_engine(Settings()) as engine:
+        engine.progress.create("s", total_nodes=1)
+
+        def work() -> str:
+            engine.from_thread(
+                engine.progress.notify_progress, "s", {"type": "task_completed", "data": {"node_id": "n"}}
+            )
+            with pytest.raises(CommandError, match="SESSION_NOT_FOUND"):
+                engine.from_thread(engine.progress.complete, "nosuch")
+            return engine.from_thread(engine.progress.complete, "s").status
+
+        assert await trio.to_thread.run_sync(work) == "completed"
+    with pytest.raises(CommandError, match="UNAVAILABLE"):
+        Engine(Settings()).from_thread(trio.sleep, 0)
+
+
+async def test_closed_catalogue_lets_sessions_tell_their_own_events(autojump_clock):
+    """They are checked already, and nobody else may use their names."""
+    async with open_engine(Settings(), catalogue=EventCatalogue(closed=True)) as engine:
+        engine.progress.create("s")
+        assert (await engine.progress.complete("s")).status == "completed"
+        with pytest.raises(CommandError, match="no such event"):
+            await engine.publish("session:s", {}, event="session_completed")

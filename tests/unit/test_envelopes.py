@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime import closing
-from realtime.envelopes import Dialect, Envelope, Naming, Timestamps
+from realtime.envelopes import Envelope, Naming, ProgressDialect, Timestamps
 from realtime.progress_state import EVENTS, SessionError
 
 NOON = 1_767_225_600_123
@@ -27,7 +27,7 @@ ENVELOPES = st.builds(Envelope, st.sampled_from(Naming), st.sampled_from(Timesta
 
 def pushed(kind, push, dialect=None):
     """The parts of a push in the dialect."""
-    text = (dialect or Dialect()).push(kind, {"type": kind, **push}, "session:s", NOON)
+    text = (dialect or ProgressDialect()).push(kind, {"type": kind, **push}, "session:s", NOON)
     return None if text is None else json.loads(text)
 
 
@@ -64,7 +64,10 @@ def test_events_have_their_names_in_each_naming(event, alias):
 def test_equal_envelopes_and_dialects_are_one_key():
     """So that those who see the same share it."""
     assert len({Envelope(), Envelope(Naming.MODERN), Envelope(Naming.ALIASES)}) == 2
-    assert len({Dialect(), Dialect(Envelope()), Dialect(Envelope(timestamps=Timestamps.EPOCH))}) == 2
+    assert (
+        len({ProgressDialect(), ProgressDialect(Envelope()), ProgressDialect(Envelope(timestamps=Timestamps.EPOCH))})
+        == 2
+    )
 
 
 @pytest.mark.parametrize(("topic", "task_id"), [("session:a:b", "a:b"), ("global", "global")])
@@ -128,7 +131,7 @@ def test_push_is_said_in_the_words_of_the_front_end(kind, push, name, data):
     assert list(pushed(kind, push)["data"]) == list(data)
     if name == "error":
         assert tuple(data) == SessionError.__struct_fields__
-    aliases = Dialect(Envelope(Naming.ALIASES, Timestamps.EPOCH))
+    aliases = ProgressDialect(Envelope(Naming.ALIASES, Timestamps.EPOCH))
     assert pushed(kind, push, aliases) == {"type": name, "task_id": "s", "timestamp": NOON, "data": data}
 
 
@@ -166,10 +169,10 @@ def test_regular_end_is_no_error():
 )
 def test_ping_is_answered_in_kind_and_all_else_is_not(text, answer):
     """Whatever such a client sends, it never fails."""
-    assert Dialect().hear(text) == answer
+    assert ProgressDialect().hear(text) == answer
 
 
 @given(st.binary() | TEXTS.map(str.encode) | VALUES.map(msgspec.json.encode))
 def test_nothing_that_is_heard_fails(text):
     """Nor is any but a ping answered."""
-    assert Dialect().hear(text) in (None, b"pong", b'{"type":"pong"}')
+    assert ProgressDialect().hear(text) in (None, b"pong", b'{"type":"pong"}')

@@ -48,7 +48,7 @@ class FakePort:
         self.end_gate.set()
         self.refuse = set()
 
-    async def publish(self, topic, data, *, event=None, key=None):
+    async def publish_event(self, topic, data, *, event, key=None):
         await trio.lowlevel.checkpoint()
         await self.gate.wait()
         if topic in self.refuse or event in self.refuse:
@@ -809,3 +809,25 @@ async def test_batch_whose_jobs_cannot_be_listed_fails_its_session(sessions, por
     with pytest.raises(OSError, match="no list"):
         await run_batch(sessions, "s", jobs())
     assert sessions.state("s").status is Status.FAILED
+
+
+async def test_batch_outlives_what_no_event_can_hold(sessions, autojump_clock):
+    """A job that makes nothing is done; one that makes nonsense, or fails at great length, fails alone."""
+
+    async def nothing() -> None: ...
+
+    async def nonsense() -> Output:
+        return Output(file_path="x" * 5000)
+
+    async def at_length() -> Output:
+        raise JobFailed("y" * 5000)
+
+    sessions.create("s", total_nodes=3)
+    with structlog.testing.capture_logs() as logs:
+        final = await run_batch(
+            sessions, "s", [Job("nothing", nothing), Job("nonsense", nonsense), Job("at length", at_length)]
+        )
+    assert (final.status, final.success_count, final.failure_count) == (Status.COMPLETED, 1, 2)
+    assert [entry["node"] for entry in logs] == ["nonsense"]
+    with pytest.raises(ValueError, match="node_id"):
+        Job("n" * 201, nothing)

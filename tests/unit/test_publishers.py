@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from realtime.errors import ErrorCode, RealtimeError
-from transports.publishers import Message, PublishError, Receipt, calls
+from transports.publishers import Outgoing, PublishError, Receipt, calls
 from transports.publishers.attempts import Attempts, Policy
 
 NOTHING = {"event": None, "key": None, "idempotency_key": None}
@@ -34,7 +34,7 @@ def body_of(call):
 def refused(status, headers=None, body=b"", call=None):
     """The error that an answer means."""
     with pytest.raises(PublishError) as caught:
-        (call or calls.publish(Message("room:a", 1))).outcome(status, headers or {}, body)
+        (call or calls.publish(Outgoing("room:a", 1))).outcome(status, headers or {}, body)
     return caught.value
 
 
@@ -43,21 +43,21 @@ def refused(status, headers=None, body=b"", call=None):
 
 def test_publish_posts_the_message_with_what_was_given():
     """Topic, data and the three options."""
-    call = calls.publish(Message("room:a", {"x": "ü"}, **GIVEN))
+    call = calls.publish(Outgoing("room:a", {"x": "ü"}, **GIVEN))
     assert call.path == "/api/v1/publish"
     assert body_of(call) == {"topic": "room:a", "data": {"x": "ü"}, **GIVEN}
 
 
 def test_option_that_was_not_given_is_left_out():
     """Only the idempotency key is always there; data that is null stays."""
-    body = body_of(calls.publish(Message("room:a", None)))
+    body = body_of(calls.publish(Outgoing("room:a", None)))
     assert body.pop("idempotency_key")
     assert body == {"topic": "room:a", "data": None}
 
 
 def test_call_without_idempotency_key_draws_its_own():
     """No two calls share one, nor do messages of one batch."""
-    message = Message("room:a", 1)
+    message = Outgoing("room:a", 1)
     (batch,) = calls.batches([message, message])
     bodies = [body_of(calls.publish(message)), body_of(calls.publish(message)), *body_of(batch)]
     keys = {body["idempotency_key"] for body in bodies}
@@ -72,14 +72,14 @@ def test_anything_with_a_json_form_can_be_data():
     class Tick:
         price: float
 
-    assert body_of(calls.publish(Message("room:a", Tick(1.5))))["data"] == {"price": 1.5}
+    assert body_of(calls.publish(Outgoing("room:a", Tick(1.5))))["data"] == {"price": 1.5}
     with pytest.raises(TypeError):
-        calls.batches([Message("room:a", 1)] * 1500 + [Message("room:a", object())])
+        calls.batches([Outgoing("room:a", 1)] * 1500 + [Outgoing("room:a", object())])
 
 
 def test_many_messages_are_cut_into_requests_the_server_takes():
     """A thousand each, in order."""
-    cut = calls.batches([Message("room:a", number) for number in range(2001)])
+    cut = calls.batches([Outgoing("room:a", number) for number in range(2001)])
     assert {call.path for call in cut} == {"/api/v1/batch"}
     bodies = [body_of(call) for call in cut]
     assert [len(body) for body in bodies] == [1000, 1000, 1]
@@ -87,16 +87,11 @@ def test_many_messages_are_cut_into_requests_the_server_takes():
     assert calls.batches([]) == []
 
 
-def test_broadcast_goes_to_topics_or_to_a_role():
-    """Exactly one of the two."""
-    to_topics = calls.broadcast(1, topics=iter(["room:a", "room:b"]), role=None, **GIVEN)
-    to_role = calls.broadcast(1, topics=None, role="admin", **GIVEN)
-    assert to_topics.path == to_role.path == "/api/v1/broadcast"
-    assert body_of(to_topics) == {"topics": ["room:a", "room:b"], "data": 1, **GIVEN}
-    assert body_of(to_role) == {"role": "admin", "data": 1, **GIVEN}
-    for topics, role in ((None, None), (["room:a"], "admin")):
-        with pytest.raises(TypeError, match="topics or to a role"):
-            calls.broadcast(1, topics=topics, role=role, **NOTHING)
+def test_broadcast_names_its_topics():
+    """In their order."""
+    call = calls.broadcast(iter(["room:a", "room:b"]), 1, **GIVEN)
+    assert call.path == "/api/v1/broadcast"
+    assert body_of(call) == {"topics": ["room:a", "room:b"], "data": 1, **GIVEN}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,7 @@ def test_user_or_connection_is_one_segment_of_the_path(name, segment):
 
 def test_receipt_tells_position_and_duplicate():
     """Members of newer servers are ignored."""
-    call = calls.publish(Message("room:a", 1))
+    call = calls.publish(Outgoing("room:a", 1))
     assert call.outcome(200, {}, b'{"epoch":"e","offset":3,"new":1}') == Receipt("e", 3)
     assert call.outcome(200, {}, b'{"epoch":"e","offset":3,"duplicate":true}') == Receipt("e", 3, duplicate=True)
     sent = calls.send_to_user("7", 1, **NOTHING).outcome(200, {}, b'{"topic":"user:7","epoch":"e","offset":3}')
@@ -126,7 +121,7 @@ def test_receipt_tells_position_and_duplicate():
 
 def test_results_are_receipts_and_errors_in_order():
     """One refusal does not hide the others."""
-    call = calls.broadcast(1, topics=["room:a", "bad:b"], role=None, **NOTHING)
+    call = calls.broadcast(["room:a", "bad:b"], 1, **NOTHING)
     receipt, error = call.outcome(
         200,
         {},
@@ -156,8 +151,8 @@ def test_results_are_receipts_and_errors_in_order():
 )
 def test_answer_of_something_else_is_an_error_that_is_not_retried(body):
     """Also a batch with more or fewer results than messages."""
-    (batch,) = calls.batches([Message("room:a", 1)])
-    for call in (calls.publish(Message("room:a", 1)), batch):
+    (batch,) = calls.batches([Outgoing("room:a", 1)])
+    for call in (calls.publish(Outgoing("room:a", 1)), batch):
         error = refused(200, body=body, call=call)
         assert (error.code, error.status) == (ErrorCode.INTERNAL_ERROR, 200)
         with pytest.raises(PublishError):

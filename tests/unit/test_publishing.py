@@ -81,12 +81,11 @@ async def test_publish_at_once_needs_a_broker_that_can(autojump_clock):
 async def test_thread_publishes_and_gets_its_position():
     """Blocking the thread and not the loop; errors come back to it."""
     async with open_engine(SETTINGS) as engine:
-        token = trio.lowlevel.current_trio_token()
 
         def feed() -> list:
-            found = [engine.publisher.publish_from_thread("room:a", n, key="k", token=token).offset for n in range(5)]
+            found = [engine.publish_from_thread("room:a", n, key="k").offset for n in range(5)]
             with pytest.raises(CommandError, match="INVALID_TOPIC"):
-                engine.publisher.publish_from_thread("nosuch:a", 1, token=token)
+                engine.publish_from_thread("nosuch:a", 1)
             return found
 
         assert await trio.to_thread.run_sync(feed) == [1, 2, 3, 4, 5]

@@ -11,10 +11,11 @@ from transports.http.lifespan import InnerLifespan
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
-__all__ = ["beside"]
+__all__ = ["OUR_PATHS", "beside"]
 
 _OURS = ("/api/v1/", "/static/")
-_OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"})
+#: These stay ours whatever else is served: what looks after a server must find it.
+OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"})
 
 
 def beside(ours: ASGIFramework, theirs: ASGIFramework | None) -> ASGIFramework:
@@ -30,7 +31,7 @@ def beside(ours: ASGIFramework, theirs: ASGIFramework | None) -> ASGIFramework:
             await _both(ours, theirs, scope, receive, send)
             return
         path = scope["path"]
-        app = ours if path in _OUR_PATHS or path.startswith(_OURS) else theirs
+        app = ours if path in OUR_PATHS or path.startswith(_OURS) else theirs
         await app(scope, receive, send)
 
     return dispatch

@@ -10,7 +10,7 @@ every call has an idempotency key, the same in all its attempts, by which the se
 
 from __future__ import annotations
 
-from transports.publishers.calls import Message, PublishError, Receipt
+from transports.publishers.calls import Outgoing, PublishError, Receipt
 from transports.publishers.clients import AsyncHttpPublisher, HttpPublisher
 
-__all__ = ["AsyncHttpPublisher", "HttpPublisher", "Message", "PublishError", "Receipt"]
+__all__ = ["AsyncHttpPublisher", "HttpPublisher", "Outgoing", "PublishError", "Receipt"]

@@ -17,7 +17,7 @@ from realtime.errors import ErrorCode, RealtimeError
 
 __all__ = [
     "Call",
-    "Message",
+    "Outgoing",
     "PublishError",
     "Receipt",
     "batches",
@@ -78,7 +78,7 @@ class PublishError(RealtimeError):
 
 
 @frozen
-class Message:
+class Outgoing:
     """One of the messages for `publish_many`; ``data`` is anything that has a JSON form."""
 
     topic: str
@@ -139,31 +139,22 @@ class Call(Generic[T_co]):
             raise PublishError(ErrorCode.INTERNAL_ERROR, message, status=status) from None
 
 
-def publish(message: Message) -> Call[Receipt]:
+def publish(message: Outgoing) -> Call[Receipt]:
     """One message to one topic."""
     return Call("/api/v1/publish", msgspec.json.encode(_publish_body(message)), _receipt_decoder.decode)
 
 
-def batches(messages: Sequence[Message]) -> list[Call[list[Receipt | PublishError]]]:
+def batches(messages: Sequence[Outgoing]) -> list[Call[list[Receipt | PublishError]]]:
     """Many messages, in as many requests as they need. All are encoded before the first is sent."""
     parts = [messages[start : start + BATCH_MESSAGES] for start in range(0, len(messages), BATCH_MESSAGES)]
     return [_batch(part) for part in parts]
 
 
 def broadcast(
-    data: Any,
-    *,
-    topics: Iterable[str] | None,
-    role: str | None,
-    event: str | None,
-    key: str | None,
-    idempotency_key: str | None,
+    topics: Iterable[str], data: Any, *, event: str | None, key: str | None, idempotency_key: str | None
 ) -> Call[list[Receipt | PublishError]]:
-    """One message to several topics, or to everybody of a role."""
-    if (topics is None) == (role is None):
-        raise TypeError("a broadcast goes either to topics or to a role")
-    to = {"role": role} if topics is None else {"topics": list(topics)}
-    body = {**to, **_body(data, event, key, idempotency_key)}
+    """One message to several topics."""
+    body = {"topics": list(topics), **_body(data, event, key, idempotency_key)}
     return Call("/api/v1/broadcast", msgspec.json.encode(body), _read_results)
 
 
@@ -200,12 +191,12 @@ def _body(data: Any, event: str | None, key: str | None, idempotency_key: str | 
     return {"data": data, **{name: value for name, value in options.items() if value is not None}}
 
 
-def _publish_body(message: Message) -> dict[str, Any]:
+def _publish_body(message: Outgoing) -> dict[str, Any]:
     body = _body(message.data, message.event, message.key, message.idempotency_key)
     return {"topic": message.topic, **body}
 
 
-def _batch(messages: Sequence[Message]) -> Call[list[Receipt | PublishError]]:
+def _batch(messages: Sequence[Outgoing]) -> Call[list[Receipt | PublishError]]:
     def read(body: bytes) -> list[Receipt | PublishError]:
         results = _read_results(body)
         if len(results) != len(messages):

@@ -14,7 +14,7 @@ import httpx
 from realtime.errors import ConfigurationError
 from transports.publishers import calls
 from transports.publishers.attempts import Attempts, Policy
-from transports.publishers.calls import Call, Message, PublishError, Receipt
+from transports.publishers.calls import Call, Outgoing, PublishError, Receipt
 
 __all__ = ["AsyncHttpPublisher", "HttpPublisher"]
 
@@ -85,10 +85,10 @@ class HttpPublisher:
         idempotency_key: str | None = None,
     ) -> Receipt:
         """Publish one message."""
-        message = Message(topic, data, event=event, key=key, idempotency_key=idempotency_key)
+        message = Outgoing(topic, data, event=event, key=key, idempotency_key=idempotency_key)
         return self._call(calls.publish(message))
 
-    def publish_many(self, messages: Iterable[Message]) -> list[Receipt | PublishError]:
+    def publish_many(self, messages: Iterable[Outgoing]) -> list[Receipt | PublishError]:
         """Publish messages in their order, a thousand to a request; each has its receipt or its own error.
 
         A request that fails as a whole is raised if it is the first. Otherwise its error stands for all messages from
@@ -105,18 +105,27 @@ class HttpPublisher:
 
     def broadcast(
         self,
+        topics: Iterable[str],
         data: Any,
         *,
-        topics: Iterable[str] | None = None,
-        role: str | None = None,
         event: str | None = None,
         key: str | None = None,
         idempotency_key: str | None = None,
     ) -> list[Receipt | PublishError]:
-        """Publish one message to several topics, or to everybody who has a role; each topic has its result."""
-        return self._call(
-            calls.broadcast(data, topics=topics, role=role, event=event, key=key, idempotency_key=idempotency_key)
-        )
+        """Publish one message to several topics; each has its result, in their order."""
+        return self._call(calls.broadcast(topics, data, event=event, key=key, idempotency_key=idempotency_key))
+
+    def send_to_role(
+        self,
+        role: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """Publish one message to everybody who has a role."""
+        return self.publish(f"role:{role}", data, event=event, key=key, idempotency_key=idempotency_key)
 
     def send_to_user(
         self,
@@ -216,10 +225,10 @@ class AsyncHttpPublisher:
         idempotency_key: str | None = None,
     ) -> Receipt:
         """See `HttpPublisher.publish`."""
-        message = Message(topic, data, event=event, key=key, idempotency_key=idempotency_key)
+        message = Outgoing(topic, data, event=event, key=key, idempotency_key=idempotency_key)
         return await self._call(calls.publish(message))
 
-    async def publish_many(self, messages: Iterable[Message]) -> list[Receipt | PublishError]:
+    async def publish_many(self, messages: Iterable[Outgoing]) -> list[Receipt | PublishError]:
         """See `HttpPublisher.publish_many`."""
         messages = list(messages)
         results: list[Receipt | PublishError] = []
@@ -232,18 +241,27 @@ class AsyncHttpPublisher:
 
     async def broadcast(
         self,
+        topics: Iterable[str],
         data: Any,
         *,
-        topics: Iterable[str] | None = None,
-        role: str | None = None,
         event: str | None = None,
         key: str | None = None,
         idempotency_key: str | None = None,
     ) -> list[Receipt | PublishError]:
         """See `HttpPublisher.broadcast`."""
-        return await self._call(
-            calls.broadcast(data, topics=topics, role=role, event=event, key=key, idempotency_key=idempotency_key)
-        )
+        return await self._call(calls.broadcast(topics, data, event=event, key=key, idempotency_key=idempotency_key))
+
+    async def send_to_role(
+        self,
+        role: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """See `HttpPublisher.send_to_role`."""
+        return await self.publish(f"role:{role}", data, event=event, key=key, idempotency_key=idempotency_key)
 
     async def send_to_user(
         self,
