@@ -15,7 +15,6 @@ A program that speaks the protocol of this server subscribes to ``session:algebr
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from quart_trio import QuartTrio
 
 from realtime import Access, CommandError, ErrorCode
 from realtime.batch import Job, JobFailed, Output, run_batch
-from realtime.envelopes import ProgressDialect, Envelope, Naming
+from realtime.envelopes import Envelope, Naming, ProgressDialect
 from realtime.progress import ProgressSessions
 from realtime.progress_state import GroupComplete
 from realtime.routes import Route
@@ -39,6 +38,7 @@ from transports.responses import error_body, status_of
 SPEED = 1000
 
 app = QuartTrio(__name__)
+log = structlog.get_logger("progress")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
@@ -132,8 +132,10 @@ def jobs_of(sessions: ProgressSessions, session_id: str, nodes: list[Node]) -> l
 
 async def work(sessions: ProgressSessions, session_id: str, nodes: list[Node]) -> None:
     """Do all of it. A batch that cannot go on has told its followers so, and is no reason to end the program."""
-    with suppress(CommandError):
+    try:
         await run_batch(sessions, session_id, jobs_of(sessions, session_id, nodes), max_workers=12)
+    except* CommandError as refusals:  # by itself, or one of each worker
+        log.warning("batch broke off", session=session_id, exc_info=refusals)
 
 
 def add_routes(server: Server, *, heartbeat_seconds: float, idle_seconds: float) -> None:
@@ -159,14 +161,17 @@ def add_routes(server: Server, *, heartbeat_seconds: float, idle_seconds: float)
 @click.option("--port", default=8000, help="0 picks a free one.")
 @click.option("--heartbeat-seconds", default=30.0, show_default=True)
 @click.option("--idle-seconds", default=600.0, show_default=True, help="After this long without an event, goodbye.")
-def main(port: int, heartbeat_seconds: float, idle_seconds: float) -> None:
+@click.option("--max-topics", default=100_000, show_default=True, help="In the whole server.")
+def main(port: int, heartbeat_seconds: float, idle_seconds: float, max_topics: int) -> None:
     """Serve until SIGTERM or Ctrl-C; batches that run then are cancelled, and who follows them is told."""
 
     async def serve() -> None:
         # Whoever knows the id of a session may follow it.
         kinds = {"session": {"join": Access.ANYONE}}
         async with (
-            open_server(port=port, app=app, kinds=kinds, allow_anonymous=True, origins=["*"]) as server,
+            open_server(
+                port=port, app=app, kinds=kinds, allow_anonymous=True, origins=["*"], max_server_topics=max_topics
+            ) as server,
             trio.open_nursery() as nursery,
         ):
             add_routes(server, heartbeat_seconds=heartbeat_seconds, idle_seconds=idle_seconds)

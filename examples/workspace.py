@@ -9,12 +9,12 @@ project, and let somebody change it::
     curl -X PATCH localhost:8000/projects/apollo -H "Authorization: Bearer $TOKEN" --json '{"name": "Apollo 11"}'
 
 Next door: ``workspace_events.py`` has the events with their models, which ``/asyncapi.json`` describes;
-``workspace_people.py`` the users and what they may see; ``workspace_github.py`` the webhook.
+``workspace_people.py`` the users and what they may see; ``workspace_projects.py`` what is done to a project over HTTP;
+``workspace_github.py`` the webhook.
 """
 
 from __future__ import annotations
 
-import secrets
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -23,11 +23,11 @@ import click
 import msgspec
 import structlog
 import trio
-from quart import current_app, request
 from quart_trio import QuartTrio
-from workspace_events import CATALOGUE, AgentStatus, Id, Workspace
+from workspace_events import CATALOGUE, AgentStatus, Workspace
 from workspace_github import hooks
 from workspace_people import PROJECTS, USERS, audit, authenticate, check_member, people
+from workspace_projects import projects
 
 from realtime import Access, CommandError, ErrorCode
 from realtime.requests import Caller
@@ -39,67 +39,8 @@ KINDS = {"project": {"join": Access.NOBODY, "presence": "members"}}
 
 app = QuartTrio(__name__)
 app.register_blueprint(people)
+app.register_blueprint(projects)
 app.register_blueprint(hooks)
-
-
-async def member_of(project_id: str) -> str:
-    """The user behind a request for a project, who is a member of it. Raises `CommandError`."""
-    _, _, token = request.headers.get("Authorization", "").partition(" ")
-    return check_member((await authenticate(token)).user, project_id)
-
-
-def workspace() -> Workspace:
-    found: Workspace = current_app.extensions["workspace"]
-    return found
-
-
-@app.patch("/projects/<project_id>")
-async def change_project(project_id: str) -> dict[str, Any]:
-    user = await member_of(project_id)
-    changes = msgspec.json.decode(await request.get_data(), type=dict[str, Any])
-    PROJECTS[project_id].update(changes)
-    await workspace().project_updated(project_id=project_id, changes=changes, updated_by=user)
-    return PROJECTS[project_id]
-
-
-@app.delete("/projects/<project_id>")
-async def delete_project(project_id: str) -> tuple[str, int]:
-    user = await member_of(project_id)
-    del PROJECTS[project_id]
-    await workspace().project_deleted(project_id=project_id, deleted_by=user)
-    return "", 204
-
-
-class Workflow(msgspec.Struct):
-    """The body of ``POST /projects/<id>/workflows``. A step that is called ``explode`` does."""
-
-    name: Id
-    steps: list[Id]
-
-
-@app.post("/projects/<project_id>/workflows")
-async def start_workflow(project_id: str) -> tuple[dict[str, str], int]:
-    await member_of(project_id)
-    workflow = msgspec.json.decode(await request.get_data(), type=Workflow)
-    workflow_id = secrets.token_hex(4)
-    current_app.extensions["nursery"].start_soon(run_workflow, workspace(), project_id, workflow_id, workflow)
-    return {"workflow_id": workflow_id}, 202
-
-
-async def run_workflow(workspace: Workspace, project_id: str, workflow_id: str, workflow: Workflow) -> None:
-    """The workflow engine: a task for each workflow, which tells where it is."""
-    began = trio.current_time()
-    await workspace.workflow_started(project_id=project_id, workflow_id=workflow_id, name=workflow.name)
-    for done, step in enumerate(workflow.steps):
-        percent = 100 * done / len(workflow.steps)
-        await workspace.workflow_progress(project_id=project_id, workflow_id=workflow_id, percent=percent, step=step)
-        await trio.sleep(0.05)
-        if step == "explode":
-            await workspace.workflow_failed(project_id=project_id, workflow_id=workflow_id, error=f"failed at {step}")
-            return
-    seconds = trio.current_time() - began
-    await workspace.workflow_completed(project_id=project_id, workflow_id=workflow_id, duration_seconds=seconds)
-    await workspace.ai_analysis_complete(project_id=project_id, summary=f"{workflow.name} is fine", findings=[])
 
 
 @app.errorhandler(CommandError)
@@ -173,14 +114,21 @@ def user_of(caller: Caller, role: str) -> str:
 @click.command()
 @click.option("--port", default=8000, help="0 picks a free one.")
 @click.option("--origin", "origins", multiple=True, help="Of web pages that may connect, besides the server's own.")
+@click.option("--max-topics", default=100_000, show_default=True, help="In the whole server.")
 @click.option("--github-secret", default="secret", help="What GitHub signs its webhooks with.")
-def main(port: int, origins: tuple[str, ...], github_secret: str) -> None:
+def main(port: int, origins: tuple[str, ...], max_topics: int, github_secret: str) -> None:
     """Serve the workspace until SIGTERM or Ctrl-C."""
 
     async def serve() -> None:
         async with (
             open_server(
-                port=port, app=app, origins=origins, kinds=KINDS, authenticate=authenticate, catalogue=CATALOGUE
+                port=port,
+                app=app,
+                origins=origins,
+                max_server_topics=max_topics,
+                kinds=KINDS,
+                authenticate=authenticate,
+                catalogue=CATALOGUE,
             ) as server,
             trio.open_nursery() as nursery,
         ):

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from realtime import Broadcaster, EventCatalogue
 from realtime.asyncapi import asyncapi_document
@@ -38,9 +38,14 @@ class WorkflowStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ProjectChanges(Struct, kw_only=True, forbid_unknown_fields=True):
+    name: Id | UnsetType = UNSET
+    description: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+
+
 class ProjectUpdated(Struct, kw_only=True):
     project_id: Id
-    changes: dict[str, Any]
+    changes: ProjectChanges
     updated_by: Id | None = None
 
 

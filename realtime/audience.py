@@ -88,6 +88,7 @@ class Audience:
         assert group is not None
         held = subscription.exit()
         if not group.members:
+            group.held.clear()  # the pacer may still have it on its list
             del self.groups[group.view, group.framing, group.max_rate]
         return held
 

@@ -11,11 +11,13 @@ CLOSED: every call passes; ``failures`` in a row open it. OPEN: calls are refuse
 then the next one passes as the probe. HALF_OPEN: the probe is out and all others are refused. A probe that was
 abandoned (cancelled) has told nothing, so the next call may probe at once.
 
-A call that began before the breaker opened and ends after it has old news: its outcome changes nothing.
+A call that began before the breaker opened and ends after it has old news: its outcome changes nothing, also when the
+breaker has closed again meanwhile.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from enum import IntEnum, StrEnum, auto
 from types import TracebackType
@@ -78,7 +80,9 @@ class CircuitBreaker:
     """Guards the calls of one thing that may fail: ``with breaker: ...``, in as many tasks as there are.
 
     An exception in the block is a failure, a `CommandError` only with ``UNAVAILABLE``, ``TIMEOUT`` or
-    ``INTERNAL_ERROR``. A block that is cancelled counts neither way.
+    ``INTERNAL_ERROR``. A block that is cancelled counts neither way. The task that enters it is the one that leaves it.
+
+    A call that goes on, like a stream, tells by `succeeded` that it works; else it is the probe until it ends.
     """
 
     name: str
@@ -91,8 +95,10 @@ class CircuitBreaker:
     _opened: int = field(default=0, init=False)
     _refused: int = field(default=0, init=False)
     _retry_at: float = field(default=0.0, init=False)
-    #: The task whose call is the probe: only its outcome is news in HALF_OPEN.
-    _prober: trio.lowlevel.Task | None = field(default=None, init=False)
+    #: Raised when it opens: what is noted with another number is old news. The probe is the first with its number.
+    _generation: int = field(default=0, init=False)
+    #: For each task its blocks, one inside the other: the generation in which each was entered.
+    _entries: defaultdict[trio.lowlevel.Task, list[int]] = field(factory=lambda: defaultdict(list), init=False)
 
     def check(self) -> None:
         """Raise `CommandError` (``UNAVAILABLE``) if a call would be refused now; let nothing pass by itself.
@@ -107,22 +113,35 @@ class CircuitBreaker:
             self._refused += 1
             raise CommandError(ErrorCode.UNAVAILABLE, "something that this needs is out of order", retry_after=left)
 
+    def succeeded(self) -> None:
+        """Count the call that is under way as a success, before its end: its stream has brought the first item, say.
+
+        To be called in the block, or in a task of a nursery that was opened there; elsewhere it does nothing. How the
+        block ends counts as well.
+        """
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task not in self._entries:
+            task = task.parent_nursery.parent_task if task.parent_nursery else None
+        if task is not None and self._entries[task][-1] == self._generation:
+            self._count(_Event.SUCCESS)
+
     def __enter__(self) -> None:
         self.check()
         if self.state is State.OPEN:
-            self._prober = trio.lowlevel.current_task()
             self._move(_Event.PROBE)
+        self._entries[trio.lowlevel.current_task()].append(self._generation)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        outcome = _outcome(error)
-        if self.state is State.HALF_OPEN:
-            if self._prober is not trio.lowlevel.current_task():
-                return
-            self._prober = None
-        elif self.state is State.OPEN:
-            return
+        task = trio.lowlevel.current_task()
+        generation = self._entries[task].pop()
+        if not self._entries[task]:
+            del self._entries[task]
+        if generation == self._generation:
+            self._count(_outcome(error))
+
+    def _count(self, outcome: _Event) -> None:
         if outcome is _Event.SUCCESS:
             self._in_a_row = 0
         elif outcome is _Event.FAILURE:
@@ -136,7 +155,10 @@ class CircuitBreaker:
         if state is None:
             return
         self.state = state
-        if state is State.OPEN and event is not _Event.ABANDONED:
+        if state is not State.OPEN:
+            return
+        self._generation += 1
+        if event is not _Event.ABANDONED:
             self._opened += 1
             self._retry_at = self._now() + self.retry_seconds
 

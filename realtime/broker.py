@@ -7,6 +7,7 @@ every implementation passes the same contract suite.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Callable
 from typing import Protocol
@@ -117,23 +118,35 @@ class _Topic:
     history: History
     subscribers: int = 0
     used_at: float = field(default=0.0)
-    #: Where duplicates are dropped: the last message of each key, oldest first.
-    last: dict[str | None, Publication] = field(factory=dict)
+    #: Where duplicates are dropped: offset and digest of the last message of each key, oldest first.
+    last: dict[str | None, tuple[int, bytes]] = field(factory=dict)
 
-    def duplicate_of(self, draft: Draft) -> Publication | None:
-        """The message that already says what ``draft`` says, if the kind leaves such out."""
+    def duplicate_of(self, draft: Draft, now: float) -> int | None:
+        """The offset of the message that already says what ``draft`` says, if the kind leaves such out.
+
+        Only while who comes late can still read it: else a value that does not change would be known to nobody new.
+        """
         if not self.kind.drop_duplicates:
             return None
-        last = self.last.get(draft.key)
-        return last if last is not None and last.data == draft.data and last.event == draft.event else None
+        offset, digest = self.last.get(draft.key, (0, b""))
+        if digest != _digest(draft):
+            return None
+        self.history.expire(now)
+        return offset if offset >= self.history.oldest or not self.kind.history_messages else None
 
-    def remember(self, publication: Publication) -> None:
+    def remember(self, draft: Draft, offset: int) -> None:
         """Note a message for `duplicate_of`."""
         if self.kind.drop_duplicates:
-            self.last.pop(publication.key, None)
-            self.last[publication.key] = publication
+            self.last.pop(draft.key, None)
+            self.last[draft.key] = (offset, _digest(draft))
             if len(self.last) > _MAX_LAST_KEYS:
                 del self.last[next(iter(self.last))]
+
+
+def _digest(draft: Draft) -> bytes:
+    """What tells a message from another of its key, and is not as long."""
+    event = b"" if draft.event is None else draft.event.encode()
+    return hashlib.blake2b(b"%b\0%b" % (event, draft.data), digest_size=16).digest()
 
 
 class MemoryBroker:
@@ -151,12 +164,16 @@ class MemoryBroker:
         kinds: Kinds,
         *,
         max_topics: int = 100_000,
+        max_history_bytes: int = 1 << 30,
         receipts: Receipts | None = None,
         now: Callable[[], float] = trio.current_time,
         now_ms: Callable[[], int],
     ) -> None:
         self._kinds = kinds
         self._max_topics = max_topics
+        self._max_history_bytes = max_history_bytes
+        #: What all histories hold, or more: what they have forgotten is taken off when this is over its bound.
+        self._history_bytes = 0
         self._now = now
         self._now_ms = now_ms
         self._topics: dict[str, _Topic] = {}
@@ -203,9 +220,9 @@ class MemoryBroker:
                 return known
         state = self._topics.get(topic) or self._create(topic)
         history = state.history
-        twin = state.duplicate_of(draft)
+        twin = state.duplicate_of(draft, now)
         if twin is not None:
-            receipt = Receipt(history.epoch, twin.offset, duplicate=True)
+            receipt = Receipt(history.epoch, twin, duplicate=True)
         elif not (ingress.has_space() if waited else ingress.has_room()):
             return None
         else:
@@ -213,8 +230,11 @@ class MemoryBroker:
                 topic, history.top + 1, self._now_ms(), draft.data, draft.event, draft.key, draft.origin, history.epoch
             )
             state.used_at = now
-            state.remember(publication)
+            state.remember(draft, publication.offset)
             history.append(publication, now)
+            self._history_bytes += len(draft.data)
+            if self._history_bytes > self._max_history_bytes:
+                self._trim()
             ingress.put_nowait(publication)
             receipt = Receipt(history.epoch, publication.offset)
         if draft.idempotency_key is not None:
@@ -274,6 +294,8 @@ class MemoryBroker:
 
     def _create(self, topic: str) -> _Topic:
         if len(self._topics) >= self._max_topics:
+            self._drop_idle()
+        if len(self._topics) >= self._max_topics:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, "the server has as many topics as it may")
         kind, _ = self._kinds.split(topic)
         state = self._topics[topic] = _Topic(kind, self._new_history(kind), used_at=self._now())
@@ -282,6 +304,25 @@ class MemoryBroker:
     @staticmethod
     def _new_history(kind: Kind) -> History:
         return History(kind.history_messages, kind.history_bytes, kind.history_age_seconds)
+
+    def _drop_idle(self) -> None:
+        """Forget topics that nobody has and that hold nothing: who comes and goes must not use up what there is."""
+        for name in [name for name, state in self._topics.items() if not (state.subscribers or len(state.history))]:
+            del self._topics[name]
+
+    def _trim(self) -> None:
+        """Have the topics that were used least lately forget their oldest messages, down to nine tenths of the bound.
+
+        Costs a walk over all topics, after a tenth of the bound was published at the least.
+        """
+        total = sum(state.history.size for state in self._topics.values())
+        goal = self._max_history_bytes * 9 // 10
+        if total > goal:
+            for state in sorted(self._topics.values(), key=lambda state: state.used_at):
+                total -= state.history.forget(total - goal)
+                if total <= goal:
+                    break
+        self._history_bytes = total
 
     def _fresh(self, topic: str) -> _Topic:
         state = self._topics.get(topic) or self._create(topic)

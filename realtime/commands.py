@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import trio
 from msgspec import UNSET, Raw
 
 from realtime import messages
@@ -16,6 +17,7 @@ from realtime.broker import Draft
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
 from realtime.messages import encode
+from realtime.session import Accepted, Refused
 from realtime.topics import Mode
 from realtime.views import View, message_text
 from realtime.wishes import Subscribe, is_given
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["ACTIONS", "Reply", "error_reply", "starting_point"]
 
 Reply = dict[str, Any]
+
+#: What a page of history holds, unless its first message alone is longer.
+MAX_PAGE_BYTES = 256 * 1024
+#: Once the replies of a batch are this long, its other commands are refused.
+MAX_BATCH_BYTES = 256 * 1024
+#: Commands of a batch between two checkpoints.
+BATCH_SLICE = 32
 
 
 def error_reply(command_id: int | str | None, error: CommandError) -> Reply:
@@ -101,8 +110,18 @@ async def _unsubscribe(connection: Connection, command: messages.Unsubscribe) ->
 
 
 async def _history(connection: Connection, command: messages.History) -> Reply:
+    engine = connection.engine
+    engine.registry.check(engine.kinds.split(command.topic)[0], command.topic)
     after = None if command.after is None else command.after.position()
-    page = await connection.engine.broker.browse(command.topic, after, command.limit)
+    page = await engine.broker.browse(command.topic, after, command.limit)
+    found: list[Raw] = []
+    size = 0
+    for publication in page.publications:
+        text = message_text(publication, publication.data)
+        size += len(text)
+        if found and size > MAX_PAGE_BYTES:
+            break  # the rest is behind the last offset of this page, as after any page
+        found.append(Raw(text))
     return {
         "type": "history",
         "id": command.id,
@@ -110,12 +129,14 @@ async def _history(connection: Connection, command: messages.History) -> Reply:
         "epoch": page.top.epoch,
         "offset": page.top.offset,
         "why": page.why,
-        "messages": [Raw(message_text(found, found.data)) for found in page.publications],
+        "messages": found,
     }
 
 
 async def _members(connection: Connection, command: messages.Members) -> Reply:
-    page = connection.engine.members(command.topic, command.after, command.limit)
+    engine = connection.engine
+    engine.registry.check(engine.kinds.split(command.topic)[0], command.topic)
+    page = engine.members(command.topic, command.after, command.limit)
     return {
         "type": "members",
         "id": command.id,
@@ -171,12 +192,24 @@ async def _auth(connection: Connection, command: messages.Auth) -> Reply:
 
 async def _batch(connection: Connection, command: messages.Batch) -> Reply:
     connection.outbox.corks += 1  # no message of a topic before the reply that confirms it
+    replies: list[Raw] = []
+    size = 0
     try:
         # One after the other, also deciding: a later command may build on an earlier one.
-        replies = [await connection.carry_out(connection.session.decide_part(part)) for part in command.commands]
+        for number, part in enumerate(command.commands, 1):
+            decision = connection.session.decide_part(part)
+            if size > MAX_BATCH_BYTES and isinstance(decision, Accepted):
+                too_long = CommandError(ErrorCode.LIMIT_EXCEEDED, "the replies of this batch are too long already")
+                decision = Refused(decision.command.id, too_long)
+            reply = await connection.carry_out(decision)
+            if reply is not None:
+                replies.append(Raw(encode(reply)))
+                size += len(bytes(replies[-1]))
+            if not number % BATCH_SLICE:
+                await trio.lowlevel.checkpoint()  # a thousand commands must not hold up a tick
     finally:
         connection.outbox.corks -= 1
-    return {"type": "batch", "id": command.id, "replies": [Raw(encode(reply)) for reply in replies if reply]}
+    return {"type": "batch", "id": command.id, "replies": replies}
 
 
 _Action = Callable[["Connection", Any], Awaitable[Reply | None]]

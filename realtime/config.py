@@ -56,6 +56,8 @@ class Settings:
     auto_subscribe: tuple[str, ...] = ("user:{user}", "role:{role}", "global")
     #: Topics that may exist at once in the whole server; each costs about a kilobyte and its history.
     max_server_topics: int = field(default=100_000, validator=_positive)
+    #: What the histories of all topics may hold together. Over it, topics that were used least lately forget first.
+    max_history_bytes: int = field(default=1 << 30, validator=_positive)
     max_connections: int = field(default=50_000, validator=_positive)
     #: Messages of history that one subscription may ask for.
     recover_limit: int = field(default=1000, validator=_positive)

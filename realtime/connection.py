@@ -149,7 +149,6 @@ class Connection:
         `CommandError` before anything is sent; or, with ``refuse_in_band``, tells the peer on the open wire and closes.
         """
         self.outbox.corks += 1
-        self._is_over = self.binding is not None and self.engine.progress.is_over(self.binding.topic)
         replies: list[Reply] = []
         refusal = None
         try:
@@ -201,15 +200,23 @@ class Connection:
         replies: list[Reply] = []
         try:
             for wish in wishes:
-                if self._is_over and wish.since is None:
-                    wish = evolve(wish, since=Since(last=1))  # noqa: PLW2901 - how it ended
-                replies.append(await self.membership.join(wish))
+                replies.append(await self._join(wish))  # noqa: PERF401 - those made are undone below
             if self.session.state is State.OPEN:
                 replies.extend(await self.membership.join_own(self.session.identity, decode_cursor(self._cursor)))
         except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
             self.membership.leave_all(lost=False)
             raise
         return replies
+
+    async def _join(self, wish: Subscribe) -> Reply:
+        """Join what the peer came for; of something that is over, at least how it ended."""
+        reply = await self.membership.join(wish)
+        # Looked at after the join, which may have waited: a session that ended meanwhile has not closed this one.
+        self._is_over = self.binding is not None and self.engine.progress.is_over(self.binding.topic)
+        if self._is_over and reply["recovered"] in (None, "none"):
+            self.membership.leave(wish.topic)
+            reply = await self.membership.join(evolve(wish, since=Since(last=1)))
+        return reply
 
     def close(self, reason: CloseReason) -> None:
         """End the connection for this reason, unless it is ending for another already. Never waits."""
@@ -350,15 +357,33 @@ class Connection:
             outbox.backlogged = False
 
     async def _beat(self) -> None:
-        engine = self.engine
         await beat(
             self.outbox,
             interval=self._ping_interval,
             pong_timeout=self._settings.pong_timeout_seconds,
-            jitter=engine.random(),
-            now_ms=engine.now_ms,
+            jitter=self.engine.random(),
+            ping=self._ping,
             close=self.close,
         )
+
+    def _ping(self) -> bytes:
+        """The push of a beat; it also tells how far those topics have come that the peer does not see all of."""
+        framing = self._wire.framing
+        assert framing is not None  # a connection's peer is never in this process
+        now_ms = self.engine.now_ms()
+        partial = [each for each in self.session.subscriptions.values() if each.is_partial]
+        if not partial:
+            return framing.push("ping", b'{"type":"ping","server_time":%d}' % now_ms)
+        places = {subscription.topic: self.engine.hub.place_of(subscription) for subscription in partial}
+        push: dict[str, Any] = {"type": "ping", "server_time": now_ms}
+        if framing.cursors:
+            for subscription in partial:
+                self.outbox.start(subscription, places[subscription.topic])
+            return framing.push("ping", encode(push), self.outbox.cursor)
+        push["positions"] = [
+            {"topic": topic, "epoch": place.epoch, "offset": place.offset} for topic, place in places.items()
+        ]
+        return framing.push("ping", encode(push))
 
     # -- carrying out ----------------------------------------------------------------------------------------
 
@@ -385,7 +410,8 @@ class Connection:
         positions = decode_cursor(cursor or self._cursor)
         session = self.session
         known, session.identity = session.identity, identity
-        if known.user is None and identity.user is not None:
+        self.membership.leave_own(known, identity)
+        if (known.user, known.info) != (identity.user, identity.info):
             self.membership.change_member()
         if session.state is State.GREETING:
             session.state = State.OPEN

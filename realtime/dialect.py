@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 from attrs import field, frozen
 
 from realtime.views import Envelope
 from realtime.wire import Framing
 
 __all__ = ["Dialect", "DialectFraming"]
+
+log = structlog.get_logger("realtime")
 
 
 class Dialect(Protocol):
@@ -68,7 +71,12 @@ class DialectFraming:
 
         All go as messages: an event stream that names them would name them in our words.
         """
-        said = self.dialect.push(kind, msgspec.json.decode(text), self.topic, self.now_ms())
+        try:
+            said = self.dialect.push(kind, msgspec.json.decode(text), self.topic, self.now_ms())
+        except Exception:
+            # Code of a front end's own, which the hub and the heartbeat must outlive.
+            log.exception("a dialect failed, the push is left out", kind=kind, topic=self.topic)
+            said = None
         return b"" if said is None else self.inner.push("message", said, cursor)
 
     def stamp(self, cursor: str) -> bytes:

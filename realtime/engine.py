@@ -18,9 +18,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
+from weakref import WeakValueDictionary
 
 import trio
 from attrs import frozen
@@ -55,6 +56,23 @@ HANDING_OUT_SECONDS = 5.0
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Feed = TypeVar("Feed", bound=Callable[..., Any])
 Result = TypeVar("Result")
+
+
+class Poller(Protocol):
+    """One poll that waits; see `realtime.polling`."""
+
+    @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        ...
+
+    def wake(self) -> None:
+        """Have it look whether there is something to answer."""
+        ...
+
+    def end(self, topic: str | None, error: CommandError) -> bool:
+        """End it, if it has this topic (None: whatever it has); whether it did."""
+        ...
 
 
 @frozen
@@ -104,6 +122,7 @@ class Engine:
             broker = MemoryBroker(
                 self.kinds,
                 max_topics=settings.max_server_topics,
+                max_history_bytes=settings.max_history_bytes,
                 receipts=Receipts(settings.idempotency_keys, settings.idempotency_seconds),
                 now_ms=self.now_ms,
             )
@@ -141,8 +160,10 @@ class Engine:
         self.random: Callable[[], float] = random.random
         #: Whether a shutdown has begun: no new work is to be sent here.
         self.draining = False
-        #: Set when a shutdown begins: those who wait for something to come.
-        self.waiting: set[trio.Event] = set()
+        #: Those who wait for an answer to a poll.
+        self.polls: set[Poller] = set()
+        #: Of each connection that is just being placed in its own topic.
+        self._placing: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._started_at = 0.0
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -205,8 +226,10 @@ class Engine:
         connection = self.connections.find(connection_id)
         topic = f"connection:{connection_id}"
         if topic not in connection.session.subscriptions:
-            with suppress(CommandError):  # two at once: the other one has placed it
-                await connection.membership.place(Subscribe(topic))
+            # One at a time: what the next one sends must not go ahead of the subscription.
+            async with self._placing.setdefault(connection_id, trio.Lock()):
+                if topic not in connection.session.subscriptions:
+                    await connection.membership.place(Subscribe(topic))
         return await self.publish(topic, data, **options)
 
     def from_thread(self, function: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
@@ -243,8 +266,12 @@ class Engine:
     async def remove_topic(self, topic: str) -> None:
         """Take a topic away: nobody joins or publishes any more, who has it gets what was published and is told.
 
-        Then its history is gone. Raises `CommandError`. Cancelled, it is gone all the same.
+        Who is too slow for that, in `HANDING_OUT_SECONDS`, is told a gap. Then the history is gone. Raises
+        `CommandError`, also for the topic of a progress session, which goes with the session. Cancelled, the topic is
+        gone all the same.
         """
+        if topic in self.progress:
+            raise CommandError(ErrorCode.BAD_REQUEST, "the topic of a session goes with the session")
         self.registry.close(topic)
         try:
             await self._wait_handed_out(topic)
@@ -269,11 +296,19 @@ class Engine:
                 connection.close(reason)
 
     async def _wait_handed_out(self, topic: str) -> None:
-        """Wait until what was published is with those who have the topic; not for ever."""
-        if self.hub.subscriptions(topic):
-            with trio.move_on_after(HANDING_OUT_SECONDS):
-                page = await self.broker.read(topic, Since(), 0)
-                await self.hub.wait_routed(topic, page.top.offset)
+        """Wait until what was published is on its way to those who have the topic; not for ever."""
+        if not self.hub.subscriptions(topic):
+            return
+        with trio.move_on_after(HANDING_OUT_SECONDS):
+            page = await self.broker.read(topic, Since(), 0)
+            await self.hub.wait_routed(topic, page.top.offset)
+            self.hub.let_go(topic)
+            # Readers in this process keep what they have; all others are written to, as fast as they read.
+            while any(  # noqa: ASYNC110 - there is no event for an outbox that runs empty, and this is rare
+                subscription.waits and subscription.outbox.wire.framing is not None
+                for subscription in self.hub.subscriptions(topic)
+            ):
+                await trio.sleep(0.01)
 
     async def is_exhausted(self, topic: str, since: Since | None) -> bool:
         """Whether nothing comes any more for one who was on a topic that is over, and has had everything."""
@@ -292,9 +327,14 @@ class Engine:
         return self.presence.members(topic, after, limit)
 
     async def place_user(self, user: str, topic: str) -> int:
-        """Subscribe all connections of a user, by the server's own will; how many have the topic now."""
+        """Subscribe all connections of a user, by the server's own will; how many have the topic now.
+
+        Not those that came by a route, which are for one topic only, nor those that come later.
+        """
         count = 0
         for connection in self.connections.of_user(user):
+            if connection.binding is not None:
+                continue
             try:
                 await connection.membership.place(Subscribe(topic))
             except CommandError as error:
@@ -306,16 +346,21 @@ class Engine:
         return count
 
     def evict_user(self, user: str, topic: str) -> int:
-        """End the subscriptions of all connections of a user; how many had it."""
+        """End the subscriptions of all connections and polls of a user; how many had it."""
         error = CommandError(ErrorCode.PERMISSION_DENIED, "ended by the operator")
-        return sum(connection.membership.evict(topic, error) for connection in self.connections.of_user(user))
+        connections = sum(connection.membership.evict(topic, error) for connection in self.connections.of_user(user))
+        return connections + self._end_polls(user, topic, error)
+
+    def _end_polls(self, user: str, topic: str | None, error: CommandError) -> int:
+        return sum(poll.end(topic, error) for poll in list(self.polls) if poll.identity.user == user)
 
     def disconnect_user(self, user: str, reason: CloseReason = FORBIDDEN) -> int:
-        """Close all connections of a user; how many there were."""
+        """Close all connections and polls of a user; how many there were."""
         connections = self.connections.of_user(user)
         for connection in connections:
             connection.close(reason)
-        return len(connections)
+        error = CommandError(ErrorCode.PERMISSION_DENIED, reason.text)
+        return len(connections) + self._end_polls(user, None, error)
 
     def subscribe(
         self,
@@ -341,8 +386,8 @@ class Engine:
     async def drain(self) -> None:
         """Tell every peer to come back later; their connections then say goodbye by themselves."""
         self.draining = True
-        for event in self.waiting:
-            event.set()
+        for poll in self.polls:
+            poll.wake()
         with trio.move_on_after(self.settings.grace_seconds / 2):
             await self.progress.shutdown()
         for count, connection in enumerate(self.connections, 1):

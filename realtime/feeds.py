@@ -6,6 +6,7 @@
     |- one task for each eager feed
     '- one task for each topic with subscribers that a lazy feed matches; cancelled some time after the last has left
            the function, again and again: after a failure it is called anew, with a growing pause
+           '- behind a breaker, one that waits for the function to have proven itself; cancelled when this has ended
 
 A feed's failure is logged and ends no other task. Nobody waits for a feed, except the nursery for its end.
 
@@ -19,6 +20,7 @@ import math
 import random
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -27,7 +29,8 @@ import structlog
 import trio
 from attrs import define, field, frozen, validators
 
-from realtime.errors import lone
+from realtime.breaker import CircuitBreaker
+from realtime.errors import CommandError, lone
 
 __all__ = ["FeedState", "FeedStatistics", "Feeds"]
 
@@ -43,6 +46,8 @@ class FeedState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     BACKING_OFF = "backing_off"
+    #: By its breaker: it waits until that may let it through.
+    REFUSED = "refused"
     #: It has returned.
     DONE = "done"
 
@@ -77,6 +82,7 @@ class _Feed:
     linger_seconds: float = field(validator=validators.ge(0))
     backoff_seconds: tuple[float, float] = field(validator=_is_backoff)
     healthy_seconds: float = field(validator=validators.ge(0))
+    breaker: CircuitBreaker | None
 
 
 @define(eq=False)
@@ -115,6 +121,7 @@ class Feeds:
         name: str | None = None,
         backoff_seconds: tuple[float, float] = (1.0, 30.0),
         healthy_seconds: float = 60.0,
+        breaker: CircuitBreaker | None = None,
     ) -> Callable[[_Function], _Function]:
         """Register the decorated async function, which stays as it is.
 
@@ -127,6 +134,10 @@ class Feeds:
         ``healthy_seconds``. When it returns, it is done: for good without ``topics``, else until its topic has had
         no subscriber and gets one again.
 
+        It is not called while its ``breaker`` refuses; it waits for as long as that says and a little longer, which
+        then replaces the pause. Its failures count for the breaker. Its success counts when it returns, when it has
+        run for ``healthy_seconds``, or when it calls `CircuitBreaker.succeeded`.
+
         Raises `TypeError` for a function that cannot be called so, `ValueError` for a name that is taken.
         """
 
@@ -138,6 +149,7 @@ class Feeds:
                 linger_seconds=linger_seconds,
                 backoff_seconds=backoff_seconds,
                 healthy_seconds=healthy_seconds,
+                breaker=breaker,
             )
             self._register(feed)
             return function
@@ -227,21 +239,44 @@ class Feeds:
         """Call the function until it returns."""
         first, longest = run.feed.backoff_seconds
         pause = first
+        await self._wait_admitted(run)
         while not await self._attempt(run):
             if trio.current_time() - run.began_at >= run.feed.healthy_seconds:
                 pause = first
-            run.state = FeedState.BACKING_OFF
-            await trio.sleep(self._jitter() * pause)
-            pause = min(2 * pause, longest)
+            if not await self._wait_admitted(run):
+                run.state = FeedState.BACKING_OFF
+                await trio.sleep(self._jitter() * pause)
+                pause = min(2 * pause, longest)
+                await self._wait_admitted(run)  # others may have opened the breaker meanwhile
             run.restarts += 1
+
+    async def _wait_admitted(self, run: _Run) -> bool:
+        """Wait for as long as the breaker refuses; whether it did. No checkpoint after its consent."""
+        refused = False
+        while (seconds := _refusal(run.feed.breaker)) is not None:
+            refused = True
+            run.state = FeedState.REFUSED
+            # Sooner would be in vain. The spread lets one of many be the probe while the others still wait.
+            await trio.sleep(seconds + self._jitter() * run.feed.backoff_seconds[0])
+        return refused
 
     async def _attempt(self, run: _Run) -> bool:
         """Call the function once; whether it returned."""
         run.state = FeedState.RUNNING
         run.began_at = trio.current_time()
+        if run.feed.breaker is None:
+            return await self._call(run)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_prove, run.feed.breaker, run.feed.healthy_seconds)
+            returned = await self._call(run)
+            nursery.cancel_scope.cancel()
+        return returned
+
+    async def _call(self, run: _Run) -> bool:
         arguments = (self._server,) if run.topic is None else (self._server, run.topic)
         try:
-            await run.feed.function(*arguments)
+            with run.feed.breaker or nullcontext():
+                await run.feed.function(*arguments)
         except Exception as error:  # noqa: BLE001 - a bug in a feed: the log has it, the server lives on
             self._note(run, error)
             return False
@@ -274,3 +309,18 @@ class Feeds:
             )
             for run in [*self._runs.values(), *idle]
         ]
+
+
+def _refusal(breaker: CircuitBreaker | None) -> float | None:
+    """For how many seconds; None: it lets a call through."""
+    if breaker is not None:
+        try:
+            breaker.check()
+        except CommandError as error:
+            return error.retry_after
+    return None
+
+
+async def _prove(breaker: CircuitBreaker, healthy_seconds: float) -> None:
+    await trio.sleep(healthy_seconds)
+    breaker.succeeded()

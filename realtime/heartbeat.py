@@ -23,12 +23,12 @@ async def beat(
     interval: float,
     pong_timeout: float,
     jitter: float,
-    now_ms: Callable[[], int],
+    ping: Callable[[], bytes],
     close: Callable[[CloseReason], None],
 ) -> None:
     """Ping every ``interval`` until the peer has been silent for that and ``pong_timeout``; then ``close``.
 
-    ``jitter``, from 0 to 1, is where in its interval the first beat falls.
+    ``jitter``, from 0 to 1, is where in its interval the first beat falls; ``ping`` makes the push, framed.
     """
     wire = outbox.wire
     patience = interval + pong_timeout if wire.peer_answers else math.inf
@@ -46,7 +46,5 @@ async def beat(
             return
         if now >= beat_at:
             beat_at += interval * math.ceil((now - beat_at) / interval + 1e-9)
-            if wire.framing is not None:
-                ping = b'{"type":"ping","server_time":%d}' % now_ms()
-                outbox.offer_control(wire.heartbeat(wire.framing.push("ping", ping)))
+            outbox.offer_control(wire.heartbeat(ping()))
             outbox.flush()

@@ -123,6 +123,18 @@ class History:
         if len(self._ring) > self._max_messages or self._bytes > self._max_bytes:
             self._shrink()
 
+    @property
+    def size(self) -> int:
+        """Bytes of payload that are kept."""
+        return self._bytes
+
+    def forget(self, size: int) -> int:
+        """Forget the oldest, so many bytes at the least, as far as there are so many; how many it were."""
+        before = self._bytes
+        while self._ring and before - self._bytes < size:
+            self._forget_oldest()
+        return before - self._bytes
+
     def expire(self, now: float) -> None:
         """Forget what is older than the allowed age."""
         limit = now - self._max_age

@@ -290,6 +290,15 @@ class Hub:
             audience.waiters.append((offset, event))
             await event.wait()
 
+    def let_go(self, topic: str) -> None:
+        """Have rate-limited subscribers of the topic given what is held for them: nothing newer will come."""
+        audience = self._audiences.get(topic)
+        if audience is not None:
+            for group in audience.groups.values():
+                while group.held:
+                    self._release(audience, group, group.release(trio.current_time()))
+            self._pacer.wake()
+
     def tell(self, topic: str, kind: str, push: dict[str, Any], *, but: str | None = None) -> None:
         """Send all subscribers of the topic a push that is no message, apart from the connection ``but``."""
         audience = self._audiences.get(topic)
@@ -334,12 +343,16 @@ class Hub:
 
     def _offer_held(self, audience: Audience, subscription: Subscription) -> None:
         """Take a subscription out of its group, and give it what was held for it there."""
-        for publication in audience.expel(subscription):
-            if _is_echo(publication, subscription.outbox):
+        self._offer_all(audience, subscription, audience.expel(subscription))
+
+    def _offer_all(self, audience: Audience, subscription: Subscription, publications: list[Publication]) -> None:
+        for publication in publications:
+            run = None
+            if not _is_echo(publication, subscription.outbox):
+                run = encode_run(subscription.view, subscription.outbox.wire.framing, audience.epoch, [publication])
+            if run is None:
                 subscription.own_filtered += 1
-                continue
-            run = encode_run(subscription.view, subscription.outbox.wire.framing, audience.epoch, [publication])
-            if run is not None and subscription.outbox.offer(subscription, run):
+            elif subscription.outbox.offer(subscription, run):
                 self._dirty.append(subscription.outbox)
                 self._pacer.wake()
 
@@ -407,11 +420,10 @@ class Hub:
     def _release(self, audience: Audience, group: Group, publication: Publication) -> None:
         """Offer a message that a paced group lets go."""
         run = encode_run(group.view, group.framing, audience.epoch, [publication])
-        assert run is not None  # it was held because the view shows it
         for member in group.members:
             if not member.paced(publication):
                 continue
-            if _is_echo(publication, member.outbox):
+            if run is None or _is_echo(publication, member.outbox):
                 member.own_filtered += 1
             elif member.outbox.offer(member, run):
                 self._dirty.append(member.outbox)

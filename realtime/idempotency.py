@@ -35,6 +35,7 @@ class Receipts:
         self._most = most
         self._seconds = seconds
         self._kept: OrderedDict[tuple[str, str], tuple[float, Receipt]] = OrderedDict()
+        self._of_topic: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -48,15 +49,23 @@ class Receipts:
     def keep(self, key: tuple[str, str], receipt: Receipt, now: float) -> None:
         """Remember a receipt; the oldest goes where there are too many."""
         self._kept[key] = (now + self._seconds, receipt)
+        self._of_topic.setdefault(key[0], set()).add(key[1])
         if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+            self._drop_oldest()
 
     def forget(self, topic: str) -> None:
         """Forget what was answered for a topic that is gone."""
-        for key in [key for key in self._kept if key[0] == topic]:
-            del self._kept[key]
+        for key in self._of_topic.pop(topic, ()):
+            del self._kept[topic, key]
+
+    def _drop_oldest(self) -> None:
+        (topic, key), _ = self._kept.popitem(last=False)
+        keys = self._of_topic[topic]
+        keys.discard(key)
+        if not keys:
+            del self._of_topic[topic]
 
     def _expire(self, now: float) -> None:
         """Forget what is too old: all were kept for the same time, so the oldest stands first."""
         while self._kept and next(iter(self._kept.values()))[0] <= now:
-            self._kept.popitem(last=False)
+            self._drop_oldest()

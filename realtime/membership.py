@@ -13,7 +13,7 @@ from realtime.auth import Identity, own_topics
 from realtime.commands import Reply
 from realtime.directory import no_such_connection
 from realtime.engine import Engine
-from realtime.errors import CommandError
+from realtime.errors import CommandError, ErrorCode
 from realtime.history import Position, Since
 from realtime.outbox import Outbox
 from realtime.presence import Member
@@ -52,7 +52,7 @@ class Membership:
         engine, session = self._engine, self._session
         topic = wish.topic
         kind = engine.check_join(session.identity, topic, placed=placed)
-        if refusal := session.join_refusal(topic, kind):
+        if refusal := session.join_refusal(topic, kind, placed=placed):
             raise refusal
         self._restamp()
         subscription = Subscription(
@@ -93,6 +93,8 @@ class Membership:
 
     async def place(self, wish: Subscribe) -> None:
         """Subscribe the peer by the server's own will, and tell it. Raises `CommandError`."""
+        if not self._places:
+            raise CommandError(ErrorCode.PERMISSION_DENIED, "this connection is for one topic only")
         reply = await self.join(wish, placed=True)
         self._push("subscribed", reply, cursor=self._outbox.cursor)
         self._outbox.flush()
@@ -106,8 +108,13 @@ class Membership:
 
     def evict(self, topic: str, error: CommandError | None, *, resubscribe: bool = False) -> bool:
         """End a subscription by the server's own will, and tell the peer why; False where it has none."""
-        if topic not in self._session.subscriptions:
+        subscription = self._session.subscriptions.get(topic)
+        if subscription is None:
             return False
+        lost = subscription.left_behind()
+        if lost is not None:
+            self._push("gap", self._outbox.describe(subscription, lost))
+            subscription.count_loss(lost.reason, subscription.queued + subscription.held + len(subscription.replay))
         self.leave(topic)
         code = None if error is None else error.code
         self._push("unsubscribed", {"type": "unsubscribed", "topic": topic, "code": code, "resubscribe": resubscribe})
@@ -136,6 +143,16 @@ class Membership:
                 with suppress(CommandError):
                     replies.append(await self.join(Subscribe(topic, since=since), placed=True))
         return replies
+
+    def leave_own(self, before: Identity, now: Identity) -> None:
+        """Take from the peer what its login brought, and a fresh one does not bring any more."""
+        templates, kinds = self._engine.settings.auto_subscribe, self._engine.kinds
+        kept = set(own_topics(templates, now, kinds))
+        for topic in own_topics(templates, before, kinds):
+            if topic not in kept:
+                self.evict(
+                    topic, CommandError(ErrorCode.PERMISSION_DENIED, "the login does not bring this topic any more")
+                )
 
     def change_member(self) -> None:
         """Be there as a user where this was there without a name."""

@@ -150,10 +150,11 @@ class Outbox:
         """Queue a reply or notice, which goes out before all messages; the caller sees it flushed."""
         if self.closed or not frame:
             return
+        # What waits already tells a peer that does not read; one reply may be as long as it is.
+        if len(self._control) >= MAX_CONTROL_MESSAGES or self._control_bytes >= MAX_CONTROL_BYTES:
+            self._on_failure(OVERLOADED)
         self._control.append(frame)
         self._control_bytes += len(frame)
-        if len(self._control) > MAX_CONTROL_MESSAGES or self._control_bytes > MAX_CONTROL_BYTES:
-            self._on_failure(OVERLOADED)
 
     def lose_range(self, subscription: Subscription, first: int, last: int, reason: Loss) -> bool:
         """Tell the subscriber that a range never came; True when this made the outbox dirty."""

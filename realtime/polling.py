@@ -6,6 +6,7 @@ answer is where the next one goes on.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -42,23 +43,27 @@ class Poll:
 
 async def poll(engine: Engine, identity: Identity, wanted: Poll) -> dict[str, Any]:
     """The answer to a poll. Raises `CommandError`."""
-    wishes = [*wanted.wishes, *_own(engine, identity, wanted)]
-    if not wishes:
+    own = _own(engine, identity, wanted)
+    if not (wanted.wishes or own):
         raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
-    if len(wishes) > engine.settings.max_topics:
+    if len(wanted.wishes) > engine.settings.max_topics:
         most = engine.settings.max_topics
         raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics")
-    answer = _Answer(engine, wanted.limit)
-    engine.waiting.add(answer.changed)
+    answer = _Answer(engine, identity, wanted.limit)
+    engine.polls.add(answer)
     try:
-        for wish in wishes:
-            await answer.join(wish, identity, placed=wish not in wanted.wishes)
-        with trio.move_on_after(wanted.seconds):
+        for wish in wanted.wishes:
+            await answer.join(wish)
+        for wish in own:
+            with suppress(CommandError):  # what a login brings and cannot be had is left out, as everywhere
+                await answer.join(wish, placed=True)
+        seconds = wanted.seconds if identity.expires_in is None else min(wanted.seconds, identity.expires_in)
+        with trio.move_on_after(max(0.0, seconds)):
             while not (answer.collect() or engine.draining):
                 await answer.changed.wait()
         return answer.body()
     finally:
-        engine.waiting.discard(answer.changed)
+        engine.polls.discard(answer)
         answer.leave()
 
 
@@ -76,7 +81,8 @@ def _own(engine: Engine, identity: Identity, wanted: Poll) -> list[Subscribe]:
 class _Answer:
     """What one poll has collected so far."""
 
-    def __init__(self, engine: Engine, limit: int) -> None:
+    def __init__(self, engine: Engine, identity: Identity, limit: int) -> None:
+        self.identity = identity
         self.changed = trio.Event()
         self._engine = engine
         self._limit = limit
@@ -91,13 +97,16 @@ class _Answer:
             NoWire(),
             max_messages=engine.settings.outbox_messages,
             max_bytes=engine.settings.outbox_bytes,
-            on_backlog=self._wake,
+            on_backlog=self.wake,
             on_failure=self._fail,
         )
 
-    async def join(self, wish: Subscribe, identity: Identity, *, placed: bool) -> None:
+    async def join(self, wish: Subscribe, *, placed: bool = False) -> None:
         engine = self._engine
-        kind = engine.check_join(identity, wish.topic, placed=placed)
+        kind = engine.check_join(self.identity, wish.topic, placed=placed)
+        most = kind.max_per_connection
+        if most is not None and sum(other.kind is kind for other in self._places) >= most:
+            raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics of this kind")
         subscription = Subscription(
             wish.topic,
             kind,
@@ -106,7 +115,7 @@ class _Answer:
             mode=wish.effective_mode(kind),
             max_rate=wish.max_rate,
             overflow=kind.overflow,
-            on_end=self._end,
+            on_end=self._expel,
         )
         joined = await engine.hub.subscribe(subscription, wish.since, engine.settings.recover_limit)
         self._places[subscription] = engine.hub.place_of(subscription)
@@ -126,10 +135,8 @@ class _Answer:
 
         Raises `CommandError` where a topic was taken away.
         """
-        if self._error is not None:
-            raise self._error
         self._outbox.backlogged = False
-        self.changed = self._renewed()
+        self.changed = trio.Event()
         while len(self._messages) < self._limit and self._size < MAX_ANSWER_BYTES:
             taken = self._outbox.take_one()
             if taken is None:
@@ -138,11 +145,13 @@ class _Answer:
             if isinstance(entry, Gap):
                 self._gaps.append(self._outbox.describe(subscription, entry))
                 continue
-            text = subscription.view.text(entry)
-            assert text is not None  # it was offered because the view shows it
-            self._messages.append(Raw(text))
             self._places[subscription] = Position(subscription.epoch, entry.offset)
-            self._size += len(text)
+            text = subscription.view.text(entry)
+            if text is not None:
+                self._messages.append(Raw(text))
+                self._size += len(text)
+        if self._error is not None and not (self._messages or self._gaps):
+            raise self._error
         return bool(self._messages or self._gaps) or any("why" in topic for topic in self._topics)
 
     def body(self) -> dict[str, Any]:
@@ -165,19 +174,20 @@ class _Answer:
             self._engine.hub.unsubscribe(subscription)
         self._outbox.close()
 
-    def _renewed(self) -> trio.Event:
-        waiting = self._engine.waiting
-        waiting.discard(self.changed)
-        event = trio.Event()
-        waiting.add(event)
-        return event
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the answer looked at: something has come, or the server shuts down."""
         self.changed.set()
 
-    def _end(self, subscription: Subscription, error: CommandError | None) -> None:  # noqa: ARG002
-        self._error = error
-        self.changed.set()
+    def end(self, topic: str | None, error: CommandError) -> bool:
+        """End the poll by the server's own will, if it has this topic (None: whatever it has); whether it did."""
+        if topic is None or any(subscription.topic == topic for subscription in self._places):
+            self._error = error
+            self.changed.set()
+            return True
+        return False
+
+    def _expel(self, subscription: Subscription, error: CommandError | None) -> None:
+        self.end(subscription.topic, error or CommandError(ErrorCode.UNAVAILABLE, "the subscription was ended"))
 
     def _fail(self, reason: CloseReason) -> None:  # noqa: ARG002
         """Too much came at once under policy ``disconnect``: the next poll recovers what is not in this one."""

@@ -328,7 +328,9 @@ class ProgressSessions:
         for session_id, entry in list(self._kept.items()):
             if now - entry.session.heard_at < self._keep_seconds:
                 break
-            self._forget(session_id)
+            if session_id in self._kept:  # it may have made room for another meanwhile
+                self._forget(session_id)
+            await trio.lowlevel.checkpoint()  # each tells those who still have its topic
         for entry in list(self._entries.values()):
             session = entry.session
             if session.final is not None:

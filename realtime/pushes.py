@@ -258,9 +258,10 @@ class Pong(_Reply, frozen=True, kw_only=True):
 
 
 class Pinged(_Push, tag="ping", frozen=True, kw_only=True):
-    """The server is there."""
+    """The server is there. ``positions``: how far topics have come of which this connection does not see everything."""
 
     server_time: int
+    positions: list[Standing] | UnsetType = UNSET
 
 
 class Error(_Push, frozen=True, kw_only=True):

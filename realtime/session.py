@@ -110,11 +110,13 @@ class Session:
             return Refused(command.id, error)
         return Accepted(command)
 
-    def join_refusal(self, topic: str, kind: Kind) -> CommandError | None:
+    def join_refusal(self, topic: str, kind: Kind, *, placed: bool = False) -> CommandError | None:
         """Why the peer may not have this topic now."""
         theirs = [*self.subscriptions, *self.joining]
         if topic in theirs:
             return CommandError(ErrorCode.ALREADY_SUBSCRIBED, "already subscribed to this topic")
+        if placed:  # the server does not count against the peer what it decides itself
+            return None
         if len(theirs) >= self.max_topics:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, f"a connection has at most {self.max_topics} topics")
         most = kind.max_per_connection

@@ -142,6 +142,33 @@ class Subscription:
         return 0 if self._group is None else len(self._group.held_after(self._joined_at))
 
     @property
+    def is_partial(self) -> bool:
+        """Whether messages may pass that the peer is not shown, so that it cannot tell how far the topic has come."""
+        return self.mode is Mode.LATEST or self.view.filter is not None or self.view.fields is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits for the wire, or for its time."""
+        return bool(self.queued or self.replay or self.held)
+
+    def left_behind(self) -> Gap | None:
+        """What still waits, as the loss that it becomes when the subscription is ended."""
+        offsets = [publication.offset for publication in self.replay]
+        count = 0
+        for entry in self.queue:
+            if isinstance(entry, Gap):
+                offsets += [entry.first, entry.last]
+                count += entry.count - 2
+            else:
+                offsets += [frame.offset for frame in entry.frames]
+        offsets += [frame.offset for frame in self.newest.values()]
+        if self._group is not None:
+            offsets += [publication.offset for publication in self._group.held_after(self._joined_at)]
+        if not offsets:
+            return None
+        return Gap(min(offsets), max(offsets), len(offsets) + count, Loss.SLOW_CONSUMER)
+
+    @property
     def filtered(self) -> int:
         """Messages that the view left nothing of."""
         group = self._group

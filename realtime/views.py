@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+import structlog
 from attrs import frozen
 
 from realtime.filters import Filter
@@ -17,6 +18,8 @@ from realtime.history import Publication
 from realtime.wire import Framing
 
 __all__ = ["EVERYTHING", "Envelope", "Frame", "Run", "View", "encode_run", "message_text"]
+
+log = structlog.get_logger("realtime")
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _json = msgspec.json.Encoder()
@@ -75,9 +78,14 @@ class View:
         data = self._seen(publication)
         if data is None:
             return None
-        if self.envelope is not None:
+        if self.envelope is None:
+            return message_text(publication, data)
+        try:
             return self.envelope(publication.event, data, publication.time, publication.topic)
-        return message_text(publication, data)
+        except Exception:
+            # Code of a front end's own, called from the hub on whatever was published: the hub must outlive it.
+            log.exception("an envelope failed, the message is left out", topic=publication.topic)
+            return None
 
     def _seen(self, publication: Publication) -> bytes | None:
         """What this view leaves of the payload."""

@@ -241,8 +241,30 @@ def _from_markdown(text):
     return lines
 
 
+def _show_defaults(_app, _what, _name, thing, _options, signature, returns):
+    """Write the defaults of an attrs class into its signature, where the source only has words of attrs' own."""
+    if not (signature and inspect.isclass(thing) and attrs.has(thing)):
+        return None
+    for attribute in attrs.fields(thing):
+        name = attribute.alias
+        signature = re.sub(
+            rf"(\b{name}(?:: [^=]*)? = )(?:attr_dict\['{attribute.name}'\]\.default|NOTHING)",
+            lambda match, default=attribute.default: match[1] + _value(default),
+            signature,
+        )
+    return signature, returns
+
+
+def _value(default):
+    value = default.factory() if isinstance(default, attrs.Factory) else default
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    return f"{type(value).__name__}()" if attrs.has(type(value)) else repr(value)
+
+
 def setup(app):
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _show_defaults)
     app.add_directive("settings-table", Settings)
     app.add_directive("kind-options-table", KindOptions)
     app.add_directive("kinds-table", Kinds)

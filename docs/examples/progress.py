@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 
 from realtime import Route
 from realtime.batch import Job, JobFailed, Output, run_batch
-from realtime.envelopes import ProgressDialect, Envelope, Naming
+from realtime.envelopes import Envelope, Naming, ProgressDialect
 from realtime.server import open_server
 
 
@@ -44,12 +44,7 @@ async def main():
         dialect = ProgressDialect(Envelope(Naming.ALIASES))
         server.routes.add(Route(path="/ws/notes/{session_id}", topic=topic, transport="websocket", dialect=dialect))
         server.routes.add(
-            Route(
-                path="/notes/{session_id}",
-                topic=topic,
-                transport="state",
-                state=lambda name: server.progress.state(name.removeprefix("session:")),
-            )
+            Route(path="/notes/{session_id}", topic=topic, transport="state", state=server.progress.state_of)
         )
 
         session = server.progress.create("algebra", total_nodes=3, info={"title": "Algebra"})

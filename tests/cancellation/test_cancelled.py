@@ -442,7 +442,7 @@ async def test_poll_cancelled_at_any_moment_leaves_nothing(milliseconds, autojum
         with trio.move_on_after(milliseconds / 1000):
             await poll(engine, ANONYMOUS, Poll([WISH, Subscribe("room:b")], seconds=0.1))
         assert nothing_left(engine)
-        assert engine.waiting == set()
+        assert engine.polls == set()
         place = decode_cursor(first["cursor"])[TOPIC]
         answer = await poll(engine, ANONYMOUS, Poll([Subscribe(TOPIC, since=Since(place))]))
         assert len(answer["messages"]) == 1

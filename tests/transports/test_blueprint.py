@@ -160,7 +160,7 @@ async def test_poller_that_hangs_up_leaves_no_subscription() -> None:
             await raw.send(request_bytes("GET", "/poll?topic=room:a&timeout=60"))
             await eventually(lambda: engine.statistics().hub.subscriptions == 1)
         await eventually(lambda: engine.statistics().hub.subscriptions == 0)
-        assert not engine.waiting
+        assert not engine.polls
 
 
 # -- commands --------------------------------------------------------------------------------------------------

@@ -197,6 +197,101 @@ async def test_early_call_that_is_cancelled_does_not_let_a_second_probe_out(auto
             assert breaker.state is State.HALF_OPEN
 
 
+@pytest.mark.parametrize("late_error", [None, OSError()])
+async def test_calls_from_before_it_opened_change_nothing_after_it_has_closed_again(late_error, autojump_clock):
+    """They neither open it nor end a run of new failures."""
+    breaker = CircuitBreaker("source", failures=2, retry_seconds=10.0)
+
+    async def early() -> None:
+        with breaker:
+            await trio.sleep(15)
+            if late_error:
+                raise late_error
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(_swallow, early)
+        await wait_all_tasks_blocked()
+        fail(breaker, 2)
+        await trio.sleep(12)
+        with breaker:
+            pass
+        fail(breaker)
+    assert breaker.state is State.CLOSED
+    assert breaker.statistics().failures == 1
+
+
+async def test_block_inside_a_block_has_an_outcome_of_its_own(autojump_clock):
+    """Each counts, and no trace of them is left."""
+    breaker = CircuitBreaker("source", failures=2)
+    with pytest.raises(OSError), breaker:
+        with breaker:
+            pass
+        fail(breaker)
+        raise OSError
+    assert breaker.state is State.OPEN
+    assert not breaker._entries
+
+
+async def test_probe_that_tells_of_its_success_lets_others_through_while_it_goes_on(autojump_clock):
+    """A stream; its end is one more outcome."""
+    breaker = opened()
+    await trio.sleep(10)
+    with pytest.raises(OSError), breaker:
+        assert await refusal(breaker) == 10.0
+        breaker.succeeded()
+        assert await refusal(breaker) is None
+        await trio.sleep(100)
+        raise OSError
+    assert breaker.state is State.CLOSED
+    assert breaker.statistics().failures == 1
+
+
+async def test_success_is_told_by_a_task_of_the_call(autojump_clock):
+    """The reader of a stream has a task of its own as a rule."""
+    breaker = opened()
+
+    async def read() -> None:
+        breaker.succeeded()
+
+    await trio.sleep(10)
+    with breaker:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            inner.start_soon(read)
+            outer.start_soon(trio.sleep, 1)
+        assert breaker.state is State.CLOSED
+
+
+async def test_success_told_from_outside_of_a_call_is_nobodys(autojump_clock):
+    """Also while the probe is out."""
+    breaker = opened()
+    breaker.succeeded()
+    assert breaker.state is State.OPEN
+    await trio.sleep(10)
+    async with trio.open_nursery() as nursery:
+
+        async def probe() -> None:
+            with breaker:
+                await trio.sleep(1)
+
+        nursery.start_soon(probe)
+        await wait_all_tasks_blocked()
+        breaker.succeeded()
+        assert breaker.state is State.HALF_OPEN
+
+
+async def test_success_of_a_call_from_before_it_opened_is_old_news(autojump_clock):
+    """A stream that was there already says nothing about whether a new one can be had."""
+    breaker = CircuitBreaker("source", failures=2, retry_seconds=10.0)
+    with breaker:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_fail_twice_and_probe, breaker)
+            await trio.sleep(10.5)
+            assert breaker.state is State.HALF_OPEN
+            breaker.succeeded()
+            assert breaker.state is State.HALF_OPEN
+
+
 async def test_clock_of_ones_own_is_used():
     """Time is what `now` says."""
     clock = [100.0]
@@ -219,3 +314,10 @@ async def _swallow(call) -> None:
         await call()
     except OSError:
         pass
+
+
+async def _fail_twice_and_probe(breaker: CircuitBreaker) -> None:
+    fail(breaker, 2)
+    await trio.sleep(10)
+    with breaker:
+        await trio.sleep(1)

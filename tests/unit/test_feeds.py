@@ -10,6 +10,8 @@ import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from realtime.breaker import CircuitBreaker, State
+from realtime.errors import CommandError, ErrorCode
 from realtime.feeds import Feeds, FeedStatistics
 
 SERVER = object()
@@ -221,6 +223,171 @@ async def test_interrupt_in_a_group_ends_the_feeds(autojump_clock):
         await feeds.run(SERVER)
     assert caught.group_contains(KeyboardInterrupt)
     assert logged == []
+
+
+# -- breaker ---------------------------------------------------------------------------------------------------------
+
+
+def opened() -> CircuitBreaker:
+    """A breaker that somebody else has just opened, for 10 seconds; one failure is enough."""
+    breaker = CircuitBreaker("source", failures=1, retry_seconds=10.0)
+    with pytest.raises(OSError), breaker:
+        raise OSError
+    return breaker
+
+
+async def test_feed_begins_when_its_breaker_lets_it(autojump_clock):
+    """And a little later, so that not all come at once. Nothing has failed, nothing is logged."""
+    feeds, diary = Feeds(jitter=lambda: 0.25), Diary()
+    feeds.feed(name="news", breaker=opened(), backoff_seconds=(2.0, 30.0))(diary.eager)
+    with structlog.testing.capture_logs() as logged:
+        async with running(feeds) as begin:
+            await trio.sleep(7)
+            assert feeds.statistics() == [FeedStatistics("news", None, "refused", 0, None, None, 0.0)]
+            await trio.sleep(7)
+            assert feeds.statistics() == [FeedStatistics("news", None, "running", 0, None, None, 3.5)]
+    assert since(begin, diary.begun) == [10.5]
+    assert logged == []
+
+
+async def test_feed_whose_failures_open_its_breaker_waits_for_that_and_not_for_its_backoff(autojump_clock):
+    """Before, it backs off as without one; what it raised is logged as it is."""
+    breaker = CircuitBreaker("source", failures=3, retry_seconds=10.0)
+    feeds, diary = Feeds(jitter=lambda: 0.5), Diary(seconds=0, error=OSError("no route"))
+    feeds.feed(name="news", breaker=breaker, backoff_seconds=(2.0, 1000.0))(diary.eager)
+    with structlog.testing.capture_logs() as logged:
+        async with running(feeds) as begin:
+            await trio.sleep(2.5)
+            assert states(feeds) == [("news", None, "backing_off")]
+            await trio.sleep(26)
+            assert states(feeds) == [("news", None, "refused")]
+            assert feeds.statistics()[0].restarts == 4
+    assert since(begin, diary.begun) == [0.0, 1.0, 3.0, 14.0, 25.0]
+    assert [entry["exc_info"] for entry in logged] == [diary.error] * 5
+    assert breaker.statistics().opened == 3
+
+
+async def test_feed_that_backs_off_while_others_open_its_breaker_waits_for_that_too(autojump_clock):
+    """It is asked before each call."""
+    breaker = CircuitBreaker("source", failures=2, retry_seconds=10.0)
+    feeds, diary = Feeds(jitter=lambda: 0.5), Diary(seconds=0, error=OSError())
+    feeds.feed(name="news", breaker=breaker, backoff_seconds=(2.0, 30.0))(diary.eager)
+    with structlog.testing.capture_logs():
+        async with running(feeds) as begin:
+            await trio.sleep(0.5)
+            with pytest.raises(OSError), breaker:
+                raise OSError
+            diary.seconds = 100
+            await trio.sleep(12)
+            assert feeds.statistics()[0].restarts == 1
+    assert since(begin, diary.begun) == [0.0, 11.5]
+
+
+async def test_feed_that_is_the_probe_lets_others_through_once_it_is_healthy(autojump_clock):
+    """It need not end for that, nor know of the breaker."""
+    feeds, breaker = Feeds(jitter=lambda: 0.0), opened()
+    probe, other = Diary(), Diary()
+    feeds.feed(name="probe", breaker=breaker, healthy_seconds=5.0)(probe.eager)
+    async with running(feeds) as begin:
+        await trio.sleep(11)
+        feeds.feed(name="other", breaker=breaker)(other.eager)
+        await trio.sleep(3.5)
+        assert states(feeds) == [("probe", None, "running"), ("other", None, "refused")]
+        assert breaker.state is State.HALF_OPEN
+        await trio.sleep(1)
+        assert breaker.state is State.CLOSED
+        await trio.sleep(10)
+    assert since(begin, probe.begun) == [10.0]
+    assert since(begin, other.begun) == [21.0]
+
+
+async def test_feed_that_is_the_probe_can_tell_of_its_success_at_once(autojump_clock):
+    """From the task that reads its source."""
+    feeds, breaker = Feeds(jitter=lambda: 0.0), opened()
+
+    @feeds.feed(breaker=breaker)
+    async def news(server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+
+    async def read() -> None:
+        await trio.sleep(1)
+        breaker.succeeded()
+        await trio.sleep_forever()
+
+    async with running(feeds):
+        await trio.sleep(10.5)
+        assert breaker.state is State.HALF_OPEN
+        await trio.sleep(1)
+        assert breaker.state is State.CLOSED
+
+
+async def test_feed_that_fails_before_it_is_healthy_has_not_proven_anything(autojump_clock):
+    """The time it had run is gone with it."""
+    breaker = CircuitBreaker("source", failures=2, retry_seconds=10.0)
+    feeds, diary = Feeds(jitter=lambda: 0.0), Diary(seconds=4, error=OSError())
+    feeds.feed(name="news", breaker=breaker, healthy_seconds=5.0)(diary.eager)
+    with structlog.testing.capture_logs():
+        async with running(feeds):
+            await trio.sleep(9)
+            assert breaker.state is State.OPEN
+
+
+async def test_feed_that_returns_has_succeeded(autojump_clock):
+    """It is done, and the breaker closed."""
+    feeds, diary, breaker = Feeds(jitter=lambda: 0.0), Diary(seconds=1), opened()
+    feeds.feed(name="once", breaker=breaker)(diary.eager)
+    async with running(feeds):
+        await trio.sleep(20)
+        assert states(feeds) == [("once", None, "done")]
+        assert breaker.state is State.CLOSED
+    assert len(diary.begun) == 1
+
+
+async def test_error_that_is_not_the_sources_fault_does_not_open_the_breaker(autojump_clock):
+    """What a feed publishes wrongly says nothing about where it has it from."""
+    breaker = CircuitBreaker("source", failures=1)
+    feeds = Feeds(jitter=lambda: 0.5)
+    diary = Diary(seconds=0, error=CommandError(ErrorCode.INVALID_TOPIC, "no"))
+    feeds.feed(name="news", breaker=breaker)(diary.eager)
+    with structlog.testing.capture_logs():
+        async with running(feeds):
+            await wait_all_tasks_blocked()
+            assert states(feeds) == [("news", None, "backing_off")]
+            assert breaker.state is State.CLOSED
+
+
+async def test_topics_behind_one_breaker_send_one_probe(autojump_clock):
+    """The others wait; when nobody listens to the probe any more the next one goes at once."""
+    feeds, diary, breaker = Feeds(jitter=lambda: 0.0), Diary(), opened()
+    feeds.feed(name="ticks", topics="*", breaker=breaker, linger_seconds=0)(diary.lazy)
+    async with running(feeds) as begin:
+        for topic in ("a", "b", "c"):
+            feeds.audience(topic, True)
+        await trio.sleep(11)
+        (probe,) = diary.topics
+        assert sorted(state for _, _, state in states(feeds)) == ["refused", "refused", "running"]
+        feeds.audience(probe, False)
+        await trio.sleep(1)
+        assert breaker.state is State.OPEN
+        feeds.audience("d", True)
+        await wait_all_tasks_blocked()
+        assert diary.topics == [probe, "d"]
+    assert since(begin, diary.begun) == [10.0, 12.0]
+
+
+async def test_lazy_feed_that_is_refused_is_cancelled_like_one_that_runs(autojump_clock):
+    """Nobody listens: there is nothing to wait for."""
+    feeds, diary = Feeds(), Diary()
+    feeds.feed(name="ticks", topics="*", breaker=opened(), linger_seconds=1.0)(diary.lazy)
+    async with running(feeds):
+        feeds.audience("a", True)
+        await trio.sleep(1)
+        feeds.audience("a", False)
+        await trio.sleep(1.5)
+        assert states(feeds) == [("ticks", None, "waiting")]
+        await trio.sleep(30)
+    assert diary.begun == []
 
 
 # -- lazy ------------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ async def test_poll_waits_for_the_first_message(autojump_clock):
         answer = await poll(engine, ANONYMOUS, wanted(empty["cursor"]))
         assert (told(answer), trio.current_time() - began) == ([1], pytest.approx(13))
         assert engine.hub._audiences == {}
-        assert engine.waiting == set()
+        assert engine.polls == set()
 
 
 async def test_poll_of_several_topics_keeps_the_place_in_each(autojump_clock):

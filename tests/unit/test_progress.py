@@ -6,6 +6,7 @@ import random
 
 import msgspec
 import pytest
+import structlog
 import trio
 import trio.testing
 
