@@ -32,11 +32,9 @@ from realtime.feeds import Feeds
 from realtime.requests import Caller
 from realtime.server import Server, open_server, run_until_signalled
 
-LISTED = ("000001", "000858", "300750", "600036", "600519", "601318")
-
 KINDS = {
-    # Not any six digits: each symbol that somebody has is a task.
-    "symbol": {"pattern": "|".join(LISTED)},
+    # What the exchange lists, and not any six digits: each symbol that somebody has is a task.
+    "symbol": {"pattern": "000001|000858|300750|600036|600519|601318"},
     "market": {"bare": True, "join": Access.ANYONE, "history_messages": 1},
     # Made by `create_room`, or by a back end over HTTP. Its name cannot be guessed: who knows it was invited.
     "private": {"must_exist": True, "publish": Access.AUTHENTICATED, "presence": "members", "max_members": 50},
@@ -53,10 +51,9 @@ feeds = Feeds()
 
 async def authenticate(token: str) -> Identity:
     """Who has this token. A real one asks a session store, or checks a signature as in ``workspace.py``."""
-    try:
-        return USERS[token]
-    except KeyError:
-        raise CommandError(ErrorCode.AUTH_FAILED, "no such token") from None
+    if token not in USERS:
+        raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
+    return USERS[token]
 
 
 class Tick(Struct):

@@ -24,7 +24,7 @@ _WORDS = {"opened": "created", "closed": "closed"}
 @hooks.post("/hooks/github")
 async def github() -> tuple[str, int]:
     """One delivery, if it is signed."""
-    body, secret = await request.get_data(), current_app.extensions["github_secret"].encode()
+    body, secret = await request.data, current_app.extensions["github_secret"].encode()
     signature = f"sha256={hmac.digest(secret, body, hashlib.sha256).hex()}"
     if not hmac.compare_digest(signature.encode(), request.headers.get("X-Hub-Signature-256", "").encode()):
         raise CommandError(ErrorCode.AUTH_FAILED, "wrong signature")

@@ -116,8 +116,8 @@ class CircuitBreaker:
     def succeeded(self) -> None:
         """Count the call that is under way as a success, before its end: its stream has brought the first item, say.
 
-        To be called in the block, or in a task of a nursery that was opened there; elsewhere it does nothing. How the
-        block ends counts as well.
+        To be called in the block, or in a task of a nursery that was opened there; elsewhere it does nothing. Once is
+        enough: like any success it starts the count of failures anew. How the block ends counts as well.
         """
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task not in self._entries:

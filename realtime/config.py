@@ -63,11 +63,11 @@ class Settings:
     recover_limit: int = field(default=1000, validator=_positive)
     #: Idempotency keys that are remembered at once; the oldest goes first.
     idempotency_keys: int = field(default=100_000, validator=_positive)
-    #: How long one is remembered: longer than any publisher goes on trying.
+    #: How long an idempotency key is remembered: longer than any publisher goes on trying.
     idempotency_seconds: float = field(default=300.0, validator=_positive)
     #: Progress sessions that may run at once.
     max_sessions: int = field(default=1000, validator=_positive)
-    #: Nodes that one of them may report; each is remembered, so that it counts once.
+    #: Nodes that one session may report; each is remembered, so that it counts once.
     max_session_nodes: int = field(default=10_000, validator=_positive)
     #: A page that polls, or comes back, still finds out how a session ended.
     session_keep_seconds: float = field(default=600.0, validator=_positive)

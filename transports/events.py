@@ -13,7 +13,7 @@ from realtime.auth import Identity
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
 from realtime.history import Since, cursor_part, decode_cursor
-from realtime.messages import MaxRate, decode_wish
+from realtime.messages import Fields, MaxRate, decode_wish
 from realtime.routes import Binding
 from realtime.topics import Mode
 from realtime.views import View
@@ -110,14 +110,13 @@ def parse_wishes(query: Query, last_event_id: str | None = None) -> tuple[list[S
         return [], ""
     cursor = last_event_id or _first(query, "cursor") or ""
     positions = decode_cursor(cursor)
-    fields = _first(query, "fields")
     condition = _first(query, "filter")
     mode = _first(query, "mode")
     if mode is not None and mode not in tuple(Mode):
         raise CommandError(ErrorCode.BAD_REQUEST, f"`mode` is one of {', '.join(Mode)}")
     model = Subscribe(
         "",
-        View.of(fields.split(",") if fields else None, parse_filter(condition.encode()) if condition else None),
+        View.of(_fields(_first(query, "fields")), parse_filter(condition.encode()) if condition else None),
         None if mode is None else Mode(mode),
         None,
         _rate(_first(query, "max_rate")),
@@ -167,6 +166,16 @@ def _bound_wish(binding: Binding) -> Subscribe:
 
 def _first(query: Query, wanted: str) -> str | None:
     return next((value for name, value in query if name == wanted), None)
+
+
+def _fields(text: str | None) -> list[str] | None:
+    """The ``fields`` in a URL, with the bounds that they have in a command."""
+    if not text:
+        return None
+    try:
+        return msgspec.convert(text.split(","), Fields)
+    except msgspec.ValidationError:
+        raise CommandError(ErrorCode.BAD_REQUEST, "`fields` is too long") from None
 
 
 def _rate(text: str | None) -> float | None:

@@ -25,7 +25,7 @@ RECEIVE_BYTES = 16 * 1024
 LINGER_SECONDS = 1.0
 #: Discarded from a peer that goes on talking after it was refused.
 LINGER_BYTES = 1 << 20
-#: What a peer may send while its answer is still being made.
+#: What is kept of that which a peer sends while its answer is still being made.
 MAX_AHEAD = 64 * 1024
 
 
@@ -40,7 +40,7 @@ def tune_listener(listener: socket.socket, *, send_buffer_bytes: int, user_timeo
 class Stream:
     """A connection in plain TCP. Closed by `abort` alone, so that no other code can close it under a writer."""
 
-    __slots__ = ("_fd", "_lock", "_senders", "_socket", "_tail", "_unread", "heard_at", "sent")
+    __slots__ = ("_fd", "_lock", "_overrun", "_senders", "_socket", "_tail", "_unread", "heard_at", "sent")
 
     is_tls = False
 
@@ -51,6 +51,8 @@ class Stream:
         self._senders = 0
         self._tail: memoryview | None = None
         self._unread = b""
+        #: Whether bytes behind `_unread` were thrown away.
+        self._overrun = False
         #: When bytes last came in.
         self.heard_at = trio.current_time()
         #: Bytes that the kernel has taken.
@@ -82,6 +84,9 @@ class Stream:
             await trio.lowlevel.checkpoint()
             data, self._unread = self._unread, b""
             return data
+        if self._overrun:
+            await trio.lowlevel.checkpoint()
+            return b""
         return await self._receive(max_bytes)
 
     async def _receive(self, max_bytes: int) -> bytes:
@@ -134,17 +139,21 @@ class Stream:
     async def wait_hang_up(self) -> None:
         """Wait until the peer hangs up; what it sends meanwhile is kept for the next reader.
 
-        A peer that sends very much is read no further, so of this one it is not found out that it hangs up.
+        A hang-up comes behind everything that was sent before it, so reading never pauses: of a peer that sends very
+        much the rest is thrown away, and to the next reader the stream ends there.
         """
         ahead = b""
+        overrun = False
         try:
             while data := await self.receive_some():
-                ahead += data
-                if len(ahead) >= MAX_AHEAD:
-                    await trio.sleep_forever()
+                if len(ahead) < MAX_AHEAD:
+                    ahead += data
+                else:
+                    overrun = True
         except WireError:
             pass
         finally:
+            self._overrun = self._overrun or overrun
             if ahead:
                 self.unread(ahead)
 
@@ -260,7 +269,7 @@ class TlsStream(Stream):
 
     async def receive_some(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """See `Stream.receive_some`."""
-        if self._unread:
+        if self._unread or self._overrun:
             return await super().receive_some(max_bytes)
         while True:
             try:

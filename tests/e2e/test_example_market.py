@@ -94,9 +94,30 @@ async def test_symbol_that_is_not_six_digits_is_refused() -> None:
             async with talking(server, BOB) as bob:
                 for name in ("60051", "6005199", "ABCDEF"):
                     assert (await bob.command("subscribe", topic=f"symbol:{name}"))["code"] == "INVALID_SYMBOL"
-                reply = await bob.request("get_fund_flow", {"symbol": "AAPL"})
-                assert reply["code"] == "BAD_REQUEST"
-                assert "$.symbol" in reply["message"]
+                for name in ("AAPL", "600519\n"):
+                    reply = await bob.request("get_fund_flow", {"symbol": name})
+                    assert reply["code"] == "BAD_REQUEST"
+                    assert "$.symbol" in reply["message"]
+
+        await in_asyncio(talk)
+
+
+async def test_symbol_that_is_not_listed_starts_no_feed() -> None:
+    """However many a peer asks for, by whatever way: there is a task for each listing, and no more."""
+    async with example("market", "--api-key", "key") as server:
+
+        async def talk() -> None:
+            names = [f"{number:06}" for number in (*range(99), *range(600_500, 600_598))]
+            async with talking(server, BOB) as bob, browsing(server) as web:
+                codes = [(await bob.command("subscribe", topic=f"symbol:{name}")).get("code") for name in names]
+                assert [name for name, code in zip(names, codes, strict=True) if code is None] == ["000001", "600519"]
+                assert set(codes) == {None, "INVALID_SYMBOL"}
+                for name in names:
+                    query = {"topic": f"symbol:{name}", "timeout": "0"}
+                    answer = await web.get("/poll", params=query, headers={"Authorization": f"Bearer {EVE}"})
+                    assert answer.status_code == (200 if name in ("000001", "600519") else 400)
+                facts = (await web.get("/api/v1/stats", headers={"X-API-Key": "key"})).json()
+                assert {feed["topic"] for feed in facts["feeds"]} == {None, "symbol:000001", "symbol:600519"}
 
         await in_asyncio(talk)
 

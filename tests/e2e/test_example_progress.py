@@ -210,6 +210,31 @@ async def test_cancelled_session_stops_its_workers_and_tells_its_followers() -> 
         await in_asyncio(talk)
 
 
+async def test_batch_that_cannot_report_ends_no_other() -> None:
+    """The server has no topic left for it: that is in the log, and the program serves on."""
+    async with example("progress", "--max-topics", "1") as server:
+
+        async def talk() -> None:
+            async with browsing(server) as web:
+                nodes = [node(f"n{number}", text="") for number in range(30)]
+                await start(web, "first", [node("n1")])
+                assert (await follow(server, "first"))[1] == 1000
+                await start(web, "second", nodes)
+
+                async def broke_off() -> bool:
+                    return b"batch broke off" in b"".join(server.log)
+
+                await until(broke_off)
+                assert (await web.get(f"/api/v1/canvas/{PATH}/first")).json()["status"] == "completed"
+
+        await in_asyncio(talk)
+        log = b"".join(server.log)
+        assert b"second" in log
+        assert b"LIMIT_EXCEEDED" in log
+        server.signal(signal.SIGTERM)
+        assert await server.wait() == 0
+
+
 async def test_page_that_comes_after_the_end_is_told_it_and_closed() -> None:
     """As one does that was reconnecting while the session completed."""
     async with example("progress") as server:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import websockets
 
-from tests.e2e.foreign import Talker, browsing, in_asyncio, talking
+from tests.e2e.foreign import Talker, browsing, in_asyncio, talking, until
 from tests.e2e.processes import ServerProcess, example
 
 
@@ -169,6 +169,52 @@ async def test_rest_handler_changes_a_project_and_its_members_see_it() -> None:
                 assert (await web.patch("/projects/apollo", json={})).status_code == 403
 
         await in_asyncio(talk)
+
+
+async def test_change_that_is_no_project_s_is_refused_and_not_kept() -> None:
+    """Too long, of another type, or unknown: who opens the project sees it as it was, and stays connected."""
+    async with example("workspace") as server:
+
+        async def talk() -> None:
+            token = await log_in(server, "ada")
+            async with talking(server, token) as ada, as_user(server, token) as web:
+                wrong: dict[str, Any]
+                for wrong in ({"name": "x" * 2_000_000}, {"description": "x" * 2001}, {"name": None}, {"colour": "red"}):
+                    refused = await web.patch("/projects/apollo", json=wrong)
+                    assert (refused.status_code, refused.json()["code"]) == (400, "BAD_REQUEST")
+                assert (await ada.request("open_project", "apollo"))["data"] == {"name": "Apollo"}
+                changed = await web.patch("/projects/apollo", json={"description": "to the Moon"})
+                assert changed.json() == {"name": "Apollo", "description": "to the Moon"}
+                ((_, data),) = await events(ada, "project:apollo", 1)
+                assert data["changes"] == {"description": "to the Moon"}
+
+        await in_asyncio(talk)
+
+
+async def test_what_cannot_be_told_has_not_happened_and_ends_no_program() -> None:
+    """No topic is left for the project: a workflow breaks off in the log, the project is neither changed nor gone."""
+    async with example("workspace", "--max-topics", "4") as server:
+
+        async def talk() -> str:
+            token = await log_in(server, "ada")
+            async with talking(server, token) as ada, as_user(server, token) as web:
+                await ada.receive(type="welcome")
+                started = await web.post("/projects/apollo/workflows", json={"name": "release", "steps": ["lint"]})
+                assert started.status_code == 202
+
+                async def broke_off() -> bool:
+                    return b"workflow broke off" in b"".join(server.log)
+
+                await until(broke_off)
+                for _ in range(2):
+                    assert (await web.delete("/projects/apollo")).json()["code"] == "LIMIT_EXCEEDED"
+                assert (await web.patch("/projects/apollo", json={"name": "x"})).json()["code"] == "LIMIT_EXCEEDED"
+                assert (await ada.command("ping"))["type"] == "pong"
+                return str(started.json()["workflow_id"])
+
+        assert (await in_asyncio(talk)).encode() in b"".join(server.log)
+        server.signal(signal.SIGTERM)
+        assert await server.wait() == 0
 
 
 async def test_workflow_tells_its_start_its_steps_and_its_end() -> None:

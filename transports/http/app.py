@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request, send_from_directory
 from quart_trio import QuartTrio
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
 from transports.http.api import API
-from transports.http.dispatch import MAX_BODY_BYTES, add_endpoints, end_if_unread, error_answer
+from transports.http.dispatch import MAX_BODY_BYTES, add_endpoints, end_if_unread, error_answer, failure_answer
 from transports.http.endpoints import Access, Endpoint, Endpoints
 from transports.http.front_door import FRONT_DOOR
 from transports.http.openapi import openapi_document
@@ -36,7 +36,7 @@ def make_api(engine: Engine, *, url_prefix: str | None = None) -> Blueprint:
 
 def make_app(engine: Engine) -> QuartTrio:
     """The application behind the front door."""
-    app = QuartTrio("transports.http", static_folder=str(_STATIC), static_url_path="/static")
+    app = QuartTrio("transports.http", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = engine.settings.request_timeout_seconds
     app.register_blueprint(_api(engine, (*API, *FRONT_DOOR), None))
@@ -44,6 +44,15 @@ def make_app(engine: Engine) -> QuartTrio:
     @app.get("/")
     async def page() -> Response:
         return Response((_STATIC / "live.html").read_text(), content_type="text/html; charset=utf-8")
+
+    # The file system is asked for none but these: of some names it says more than that they are not there.
+    files = frozenset(path.name for path in _STATIC.iterdir())
+
+    @app.get("/static/<name>")
+    async def static_file(name: str) -> Response:
+        if name not in files:
+            raise NotFound
+        return await send_from_directory(_STATIC, name)
 
     app.after_request(end_if_unread)
 
@@ -62,6 +71,10 @@ def make_app(engine: Engine) -> QuartTrio:
         response = error_answer(CommandError(ErrorCode.BAD_REQUEST, "this path has other methods"), status=405)
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
         return response
+
+    @app.errorhandler(Exception)
+    async def failed(error: Exception) -> Response | HTTPException:
+        return error if isinstance(error, HTTPException) else failure_answer(request.path)
 
     return app
 

@@ -22,7 +22,7 @@ from transports.credentials import HeaderMap, has_api_key
 from transports.http.endpoints import JSON, Access, Answer, Endpoint
 from transports.responses import error_body, error_headers, status_of
 
-__all__ = ["MAX_BODY_BYTES", "add_endpoints", "end_if_unread", "error_answer"]
+__all__ = ["MAX_BODY_BYTES", "add_endpoints", "end_if_unread", "error_answer", "failure_answer"]
 
 log = structlog.get_logger("realtime")
 
@@ -68,6 +68,13 @@ def error_answer(error: CommandError, *, status: int | None = None, trace_id: st
     )
 
 
+def failure_answer(path: str) -> Response:
+    """The response to a request that ran into a bug: its sender is told, the log has the rest."""
+    trace_id = secrets.token_hex(8)
+    log.exception("request failed", path=path, trace_id=trace_id)
+    return error_answer(CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this"), trace_id=trace_id)
+
+
 def _view(engine: Engine, endpoint: Endpoint) -> View:
     function = endpoint.function
     if function is None:
@@ -84,12 +91,8 @@ def _view(engine: Engine, endpoint: Endpoint) -> View:
             return _respond(endpoint, await function(engine, **arguments))
         except CommandError as error:
             return error_answer(error)
-        except Exception:  # a bug in one request: its sender is told, the log has the rest
-            trace_id = secrets.token_hex(8)
-            log.exception("request failed", path=request.path, trace_id=trace_id)
-            return error_answer(
-                CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this"), trace_id=trace_id
-            )
+        except Exception:
+            return failure_answer(request.path)
 
     return serve
 

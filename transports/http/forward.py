@@ -5,10 +5,18 @@ given a stream that holds exactly one request, and gets its end when the respons
 of h11 look on: one finds where the request ends, one where the response does. A WebSocket of the application
 (status 101) turns the stream into a plain passage.
 
-Hypercorn shields its sending without a deadline; so `_Exchange.send_all` ends a connection that makes no progress.
+Hypercorn shields its sending without a deadline, and waits for a body without one: `_Exchange` ends a connection
+that makes no progress, and does not wait for the rest of a request that has been answered. Hypercorn's queue to the
+application has no bound here: where it is full, an application that never reads its body would hang in its last
+`send`, which adds the news of the end to it. Instead no more is read while what was read waits to be taken.
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import h11
 import trio
@@ -17,7 +25,7 @@ from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, Scope
 
 from realtime.errors import WireBroken, WireError
 from transports.head import BadHead, Request
@@ -29,6 +37,8 @@ __all__ = ["Application"]
 _NOT_FORWARDED = frozenset({b"http2-settings"})
 #: What an application's own shutdown may take.
 _SHUTDOWN_SECONDS = 5.0
+#: How many messages may wait for the application before no more is read for it.
+_MAX_WAITING = 10
 
 
 class _Exchange(trio.abc.HalfCloseableStream):
@@ -48,11 +58,15 @@ class _Exchange(trio.abc.HalfCloseableStream):
         self._body.receive_data(head)
         self._pending = [head]
         self._body_done = self._next_body_event()
-        #: Set when the response is complete, or the exchange has come to an end otherwise.
-        self.done = trio.Event()
         #: Whether the response was complete and leaves the connection usable.
         self.reusable = False
         self._tunnel = False
+        self._ended = False
+        #: Around whatever hypercorn's reader waits for.
+        self._reading = trio.CancelScope()
+        #: How many messages wait for the application, and what is set when it takes one.
+        self._waiting: Callable[[], int] = lambda: 0
+        self._taken = trio.Event()
 
     # hypercorn finds the addresses here, and by the name `do_handshake` whether this is TLS
     @property
@@ -81,20 +95,55 @@ class _Exchange(trio.abc.HalfCloseableStream):
             if isinstance(event, h11.EndOfMessage):
                 return True
 
+    def _end(self) -> None:
+        """The response is complete, or it has come to an end otherwise: no more of the request is wanted."""
+        self._ended = True
+        self._reading.cancel()
+
+    async def run_app(
+        self, app: ASGIWrapper, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable, *calls: Any
+    ) -> None:
+        """Called by hypercorn: run the application, and see how far it is with what was read for it."""
+        channel: trio.MemoryReceiveChannel[ASGIReceiveEvent] = receive.__self__  # type: ignore[attr-defined]
+        self._waiting = lambda: channel.statistics().current_buffer_used
+
+        async def take() -> ASGIReceiveEvent:
+            event = await receive()
+            self._taken.set()
+            return event
+
+        await app(scope, take, send, *calls)
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
         """Called by hypercorn: the request, then silence until the response is complete."""
         if self._pending:
             await trio.lowlevel.checkpoint()
             return self._pending.pop(0)
         try:
-            if self._tunnel:
-                return await self._stream.receive_some()
-            if self._body_done:
-                await self._wait_for_response()
-                return b"" if not self._tunnel else await self._stream.receive_some()
-            data = await self._stream.receive_some()
+            while not self._ended:
+                with trio.CancelScope() as self._reading:
+                    if self._tunnel:
+                        await self._wait_for_room()
+                        return await self._stream.receive_some()
+                    if not self._body_done:
+                        return await self._receive_body()
+                    await self._stream.wait_hang_up()
+                if not self._tunnel:  # it may just have become one
+                    self._end()
         except WireError as error:
             raise trio.BrokenResourceError from error
+        return b""
+
+    async def _wait_for_room(self) -> None:
+        while self._waiting() >= _MAX_WAITING:
+            self._taken = trio.Event()
+            await self._taken.wait()
+
+    async def _receive_body(self) -> bytes:
+        """More of the body, in time."""
+        await self._wait_for_room()
+        self._reading.deadline = trio.current_time() + self._stall_seconds
+        data = await self._stream.receive_some()
         if not data:
             return b""
         self._body.receive_data(data)
@@ -109,26 +158,14 @@ class _Exchange(trio.abc.HalfCloseableStream):
                 data = data[: len(data) - len(ahead)]
         return data
 
-    async def _wait_for_response(self) -> None:
-        """Until the response is complete; a peer that hangs up meanwhile ends it."""
-        async with trio.open_nursery() as nursery:
-
-            async def watch_peer() -> None:
-                await self._stream.wait_hang_up()
-                self.done.set()
-
-            nursery.start_soon(watch_peer)
-            await self.done.wait()
-            nursery.cancel_scope.cancel()
-
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Called by hypercorn for the response."""
         try:
             await self._send(bytes(data))
         except WireError as error:
-            self.done.set()
+            self._end()
             raise trio.BrokenResourceError from error
-        if not self._tunnel and not self.done.is_set():
+        if not self._tunnel and not self._ended:
             self._follow_response(bytes(data))
 
     async def _send(self, data: bytes) -> None:
@@ -152,14 +189,14 @@ class _Exchange(trio.abc.HalfCloseableStream):
                     return
                 if isinstance(event, h11.InformationalResponse) and event.status_code == 101:  # noqa: PLR2004
                     self._tunnel = True
-                    self.done.set()
+                    self._reading.cancel()
                     return
                 if isinstance(event, h11.EndOfMessage):
                     self.reusable = self._body_done and self._request.keep_alive and self._reply.their_state is h11.DONE
-                    self.done.set()
+                    self._end()
                     return
         except h11.RemoteProtocolError:
-            self.done.set()  # not ours to judge; the connection ends with it
+            self._end()  # not ours to judge; the connection ends with it
 
     async def wait_send_all_might_not_block(self) -> None:
         """Not needed by hypercorn."""
@@ -167,12 +204,12 @@ class _Exchange(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """Called by hypercorn when it is done; the connection is the front door's to close."""
-        self.done.set()
+        self._end()
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """See `send_eof`."""
-        self.done.set()
+        self._end()
         await trio.lowlevel.checkpoint()
 
 
@@ -217,6 +254,7 @@ class Application:
         self._config.accesslog = None
         self._config.errorlog = None
         self._config.include_server_header = False
+        self._config.max_app_queue_size = sys.maxsize
         self._context = WorkerContext(None)
         self._stall_seconds = stall_seconds
         self._state: dict[str, object] = {}
@@ -250,7 +288,8 @@ class Application:
             exchange = (_TlsExchange if stream.is_tls else _Exchange)(stream, request, self._stall_seconds)
         except h11.RemoteProtocolError:
             raise BadHead(400, "this is not a valid request") from None
-        server = TCPServer(self._app, self._config, self._context, self._state, exchange)  # type: ignore[arg-type]
+        app = partial(exchange.run_app, self._app)
+        server = TCPServer(app, self._config, self._context, self._state, exchange)  # type: ignore[arg-type]
         server.idle_task = _NoTimer()  # type: ignore[assignment]
         await server.run()
         return exchange.reusable and not stream.closed

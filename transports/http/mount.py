@@ -15,7 +15,7 @@ __all__ = ["OUR_PATHS", "beside"]
 
 _OURS = ("/api/v1/", "/static/")
 #: These stay ours whatever else is served: what looks after a server must find it.
-OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"})
+OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/api/v1/publish"})
 
 
 def beside(ours: ASGIFramework, theirs: ASGIFramework | None) -> ASGIFramework:
