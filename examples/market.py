@@ -33,8 +33,7 @@ from realtime.requests import Caller
 from realtime.server import Server, open_server, run_until_signalled
 
 KINDS = {
-    # What the exchange lists, and not any six digits: each symbol that somebody has is a task.
-    "symbol": {"pattern": "000001|000858|300750|600036|600519|601318"},
+    "symbol": {"pattern": "000001|000858|300750|600036|600519|601318"},  # not any six digits: each costs a task
     "market": {"bare": True, "join": Access.ANYONE, "history_messages": 1},
     # Made by `create_room`, or by a back end over HTTP. Its name cannot be guessed: who knows it was invited.
     "private": {"must_exist": True, "publish": Access.AUTHENTICATED, "presence": "members", "max_members": 50},

@@ -210,27 +210,26 @@ async def test_cancelled_session_stops_its_workers_and_tells_its_followers() -> 
         await in_asyncio(talk)
 
 
-async def test_batch_that_cannot_report_ends_no_other() -> None:
-    """The server has no topic left for it: that is in the log, and the program serves on."""
+async def test_batch_that_cannot_report_breaks_off_and_ends_no_program() -> None:
+    """The server has no topic left for it: that is in the log, with the id of the session."""
     async with example("progress", "--max-topics", "1") as server:
 
         async def talk() -> None:
-            async with browsing(server) as web:
-                nodes = [node(f"n{number}", text="") for number in range(30)]
-                await start(web, "first", [node("n1")])
-                assert (await follow(server, "first"))[1] == 1000
-                await start(web, "second", nodes)
+            async with browsing(server) as web, talking(server) as peer:
+                assert (await peer.command("subscribe", topic="symbol:600519"))["type"] == "subscribed"
+                await start(web, "unheard", [node(f"n{number}", text="") for number in range(30)])
 
                 async def broke_off() -> bool:
-                    return b"batch broke off" in b"".join(server.log)
+                    return b"LIMIT_EXCEEDED" in b"".join(server.log)
 
                 await until(broke_off)
-                assert (await web.get(f"/api/v1/canvas/{PATH}/first")).json()["status"] == "completed"
+                assert (await peer.command("ping"))["type"] == "pong"
+                assert (await web.get(f"/api/v1/canvas/{PATH}/unheard")).status_code == 200
 
         await in_asyncio(talk)
         log = b"".join(server.log)
-        assert b"second" in log
-        assert b"LIMIT_EXCEEDED" in log
+        assert b"batch broke off" in log
+        assert b"unheard" in log
         server.signal(signal.SIGTERM)
         assert await server.wait() == 0
 

@@ -179,7 +179,7 @@ async def test_change_that_is_no_project_s_is_refused_and_not_kept() -> None:
             token = await log_in(server, "ada")
             async with talking(server, token) as ada, as_user(server, token) as web:
                 wrong: dict[str, Any]
-                for wrong in ({"name": "x" * 2_000_000}, {"description": "x" * 2001}, {"name": None}, {"colour": "red"}):
+                for wrong in ({"name": "x" * 2_000_000}, {"description": "x" * 2001}, {"name": 1}, {"colour": "red"}):
                     refused = await web.patch("/projects/apollo", json=wrong)
                     assert (refused.status_code, refused.json()["code"]) == (400, "BAD_REQUEST")
                 assert (await ada.request("open_project", "apollo"))["data"] == {"name": "Apollo"}

@@ -74,7 +74,7 @@ def make_app(engine: Engine) -> QuartTrio:
 
     @app.errorhandler(Exception)
     async def failed(error: Exception) -> Response | HTTPException:
-        return error if isinstance(error, HTTPException) else failure_answer(request.path)
+        return error if isinstance(error, HTTPException) else failure_answer(request.path, error)
 
     return app
 

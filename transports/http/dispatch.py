@@ -68,10 +68,10 @@ def error_answer(error: CommandError, *, status: int | None = None, trace_id: st
     )
 
 
-def failure_answer(path: str) -> Response:
+def failure_answer(path: str, error: Exception) -> Response:
     """The response to a request that ran into a bug: its sender is told, the log has the rest."""
     trace_id = secrets.token_hex(8)
-    log.exception("request failed", path=path, trace_id=trace_id)
+    log.error("request failed", path=path, trace_id=trace_id, exc_info=error)
     return error_answer(CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this"), trace_id=trace_id)
 
 
@@ -91,8 +91,8 @@ def _view(engine: Engine, endpoint: Endpoint) -> View:
             return _respond(endpoint, await function(engine, **arguments))
         except CommandError as error:
             return error_answer(error)
-        except Exception:
-            return failure_answer(request.path)
+        except Exception as error:  # noqa: BLE001 - told and logged
+            return failure_answer(request.path, error)
 
     return serve
 
