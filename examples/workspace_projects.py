@@ -71,7 +71,7 @@ async def work(workspace: Workspace, project_id: str, workflow_id: str, workflow
     """The workflow engine: a task for each workflow. One whose events are refused is no reason to end the program."""
     try:
         await run_workflow(workspace, project_id, workflow_id, workflow)
-    except KeyError as error:
+    except CommandError as error:
         log.warning("workflow broke off", workflow=workflow_id, error=str(error))
 
 

@@ -100,8 +100,11 @@ def first_retry(jitter: float) -> bytes:
 
 
 def keep_alive(ping: bytes) -> bytes:
-    """A comment, for proxies, and a ping event, for clients that want to know the server alive."""
-    return b": keep-alive\n\n" + ping
+    """A comment, for proxies, and a ping event, for clients that want to know the server alive.
+
+    No empty line between the two: some clients hand on a block without data as an empty message.
+    """
+    return b": keep-alive\n" + ping
 
 
 def parse_wishes(query: Query, last_event_id: str | None = None) -> tuple[list[Subscribe], str]:

@@ -87,6 +87,10 @@ class Stream:
         if self._overrun:
             await trio.lowlevel.checkpoint()
             return b""
+        return await self._more(max_bytes)
+
+    async def _more(self, max_bytes: int) -> bytes:
+        """What comes from the peer next."""
         return await self._receive(max_bytes)
 
     async def _receive(self, max_bytes: int) -> bytes:
@@ -142,20 +146,12 @@ class Stream:
         A hang-up comes behind everything that was sent before it, so reading never pauses: of a peer that sends very
         much the rest is thrown away, and to the next reader the stream ends there.
         """
-        ahead = b""
-        overrun = False
-        try:
-            while data := await self.receive_some():
-                if len(ahead) < MAX_AHEAD:
-                    ahead += data
+        with suppress(WireError):
+            while data := await self._more(RECEIVE_BYTES):
+                if self._overrun or len(self._unread) >= MAX_AHEAD:
+                    self._overrun = True
                 else:
-                    overrun = True
-        except WireError:
-            pass
-        finally:
-            self._overrun = self._overrun or overrun
-            if ahead:
-                self.unread(ahead)
+                    self._unread += data
 
     async def drain(self) -> None:
         """Wait until the tail has left. Raises `WireError`."""
@@ -267,10 +263,7 @@ class TlsStream(Stream):
                 await self._flush()
                 return
 
-    async def receive_some(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
-        """See `Stream.receive_some`."""
-        if self._unread or self._overrun:
-            return await super().receive_some(max_bytes)
+    async def _more(self, max_bytes: int) -> bytes:
         while True:
             try:
                 data = self._tls.read(max_bytes)

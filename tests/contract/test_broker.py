@@ -352,6 +352,19 @@ async def test_duplicate_is_recognised_while_its_twin_waits_for_room(broker, aut
     assert sum(receipt.duplicate for receipt in receipts) == 2
 
 
+async def test_value_that_history_has_no_more_is_no_duplicate(broker, autojump_clock):
+    """Else who comes late would never learn a value that does not change."""
+    async with running(broker):
+        await broker.subscribe("tick:a")
+        first = await broker.publish("tick:a", DRAFT)
+        await trio.sleep(290)
+        assert (await broker.publish("tick:a", DRAFT)).duplicate
+        await trio.sleep(20)
+        again = await broker.publish("tick:a", DRAFT)
+        assert again == Receipt(first.epoch, 2)
+        assert await history(broker, "tick:a") == [b"1"]
+
+
 # -- topics ------------------------------------------------------------------------------------------------------
 
 

@@ -118,8 +118,12 @@ async def test_older_page_gets_the_same_events_by_its_own_names() -> None:
             assert names == [
                 *("connected", "node_complete", "progress", "group_complete", "node_complete", "progress", "complete")
             ]
-            # But for the names, and the id of the connection in the first, they are the same bytes.
-            assert [SHAPE.sub(r"\3\4", text) for text in texts[1:]] == [SHAPE.sub(r"\3\4", text) for text in modern[1:]]
+            # But for the names, the id of the connection in the first, and pings, they are the same bytes.
+            told, again = (
+                [SHAPE.sub(r"\3\4", text) for text in heard[1:] if '"type":"ping"' not in text]
+                for heard in (texts, modern)
+            )
+            assert told == again
 
         await in_asyncio(talk)
 

@@ -639,6 +639,6 @@ async def test_session_outlives_a_topic_that_a_program_has_removed(autojump_cloc
     async with open_engine(Settings(session_keep_seconds=60)) as engine:
         engine.progress.create("s")
         await engine.progress.complete("s")
-        await engine.remove_topic("session:s")
+        engine.drop_topic("session:s")
         await trio.sleep(200)
         assert engine.statistics().progress.kept == 0

@@ -340,9 +340,9 @@ async def test_topics_that_are_joined_and_left_again_are_forgotten() -> None:
                 for kind in ("subscribe", "unsubscribe")
             ]
             reply = await peer.command("batch", commands=commands)
-            assert {found.get("code") for found in reply["replies"]} <= {None, "LIMIT_EXCEEDED", "NOT_SUBSCRIBED"}
+            assert {found.get("code") for found in reply["replies"]} == {None}
         assert server.statistics().hub.topics == 1
-        assert len(server.broker) == 300
+        assert len(server.broker) <= 300
         assert server.presence.statistics().members == 1
         await eventually(lambda: server.presence.statistics().topics == 1)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 from quart import Response as QuartResponse
-from quart import request, websocket
+from quart import abort, request, websocket
 from quart_trio import QuartTrio
 
 from realtime.errors import ConfigurationError
@@ -29,6 +30,7 @@ from tests.peers import (
     upgrade_bytes,
 )
 from tests.transports.conftest import running
+from transports.http.app import make_app
 
 # -- one after the other on a connection that is kept alive --------------------------------------------------------
 
@@ -134,13 +136,60 @@ async def test_readiness_says_draining_during_shutdown(server: Server, port: int
         assert (response.status, response.json()) == (503, {"status": "draining"})
 
 
-@pytest.mark.parametrize("target", ["/nothing", "/static/../app.py", "/static/%2e%2e/http/app.py", "//evil.example/"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/nothing",
+        "/static/",
+        "/static/../app.py",
+        "/static/%2e%2e/http/app.py",
+        "/static/%00",
+        "/static/" + "x" * 30_000,
+        "//evil.example/",
+    ],
+    ids=lambda target: target[:30],
+)
 async def test_path_that_is_not_there_is_404_in_json(port: int, target: str) -> None:
     """Nothing outside the static folder can be had."""
     async with connect(port) as raw:
         response = await raw.request("GET", target)
         assert response.status == 404
         assert response.json()["type"] == "error"
+
+
+async def test_file_that_a_browser_has_is_not_sent_again(port: int) -> None:
+    """It asks each time, by the tag that it got."""
+    async with connect(port) as raw:
+        tag = (await raw.request("GET", "/static/live.js")).header("etag")
+        assert tag is not None
+        again = await raw.request("GET", "/static/live.js", headers={"If-None-Match": tag})
+        assert (again.status, again.body) == (304, b"")
+
+
+async def test_fault_of_ours_is_told_in_json_and_its_trace_id_finds_the_log(
+    server: Server, log_entries: list[dict[str, Any]]
+) -> None:
+    """Also outside of the endpoints, which look after themselves."""
+    ours = make_app(server)
+
+    @ours.get("/fails")
+    async def fails() -> str:
+        raise RuntimeError("a fault of ours")
+
+    @ours.get("/gone")
+    async def gone() -> str:
+        abort(410)
+
+    async with running(app=ours) as other, connect(other.address[1]) as raw:
+        response = await raw.request("GET", "/fails")
+        assert response.status == 500
+        assert response.json()["code"] == "INTERNAL_ERROR"
+        assert b"a fault of ours" not in response.body
+        # An error of HTTP stays what it is.
+        assert (await raw.request("GET", "/gone")).status == 410
+    (entry,) = [entry for entry in log_entries if entry["log_level"] == "error"]
+    log_entries.remove(entry)
+    assert (entry["path"], entry["trace_id"]) == ("/fails", response.json()["trace_id"])
 
 
 async def test_head_request_gets_no_body_and_keeps_the_connection(port: int) -> None:
@@ -321,6 +370,134 @@ async def test_upload_reaches_the_application_whole_and_keeps_the_connection(bes
         await raw.send(sent + request_bytes("GET", "/healthz"))
         assert (await raw.read_response()).json() == {"size": 300_000}
         assert (await raw.read_response()).json() == {"status": "ok"}
+
+
+UNFINISHED = {
+    "length": b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+    "begun": b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx",
+    "chunks": b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nx",
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+async def test_answered_request_is_not_waited_for_to_its_end(port: int, name: str) -> None:
+    """Nobody wants the rest of its body: the connection ends in order, at once."""
+    async with leaving_nothing_behind(), connect(port) as raw:
+        await raw.send(UNFINISHED[name])
+        assert (await raw.read_response()).json() == {"status": "ok"}
+        with trio.fail_after(2):
+            assert await raw.read_to_end() == b""
+        assert not raw.was_reset
+
+
+@pytest.mark.parametrize("sent", [0, 5, 200_000])
+async def test_body_that_stalls_ends_its_request(mounted: Mounted, sent: int) -> None:
+    """The application waits for it no longer than for a reader that has stopped."""
+    async with running(app=mounted.app, write_stall_timeout_seconds=0.2) as server, connect(server.address[1]) as raw:
+        await raw.send(request_bytes("POST", "/upload", body=b"u" * 300_000)[: sent - 300_000])
+        assert (await raw.read_response()).status == 400
+        assert await raw.read_to_end() == b""
+
+
+async def test_body_that_trickles_is_awaited(mounted: Mounted) -> None:
+    """Slow is not stalled."""
+    async with running(app=mounted.app, write_stall_timeout_seconds=0.3) as server, connect(server.address[1]) as raw:
+        for byte in request_bytes("POST", "/upload", body=b"u" * 6):
+            await raw.send(bytes([byte]))
+            if byte == ord("u"):
+                await trio.sleep(0.1)
+        assert (await raw.read_response()).json() == {"size": 6}
+
+
+class Slow:
+    """An ASGI application that does nothing until it is let go, and then reads the body or does not."""
+
+    def __init__(self, *, reads: bool) -> None:
+        self.reads = reads
+        self.go = trio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await self.go.wait()
+        size = 0
+        more = self.reads
+        while more:
+            event = await receive()
+            size += len(event["body"])
+            more = event["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+async def test_upload_to_a_slow_handler_waits_and_arrives_whole() -> None:
+    """It is not read ahead of the handler, and for how long that thinks is not the peer's stall."""
+    slow = Slow(reads=True)
+    async with running(app=slow, write_stall_timeout_seconds=0.2) as server, connect(server.address[1]) as raw:
+        async with trio.open_nursery() as nursery:
+            sent = trio.Event()
+
+            async def upload() -> None:
+                await raw.send(request_bytes("POST", "/", body=b"u" * (32 << 20)))
+                sent.set()
+
+            nursery.start_soon(upload)
+            await trio.sleep(0.5)
+            assert not sent.is_set()
+            slow.go.set()
+        assert (await raw.read_response()).body == b"%d" % (32 << 20)
+        assert (await raw.request("GET", "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("size", [10, 100_000, 150_000, 165_000, 3_000_000])
+async def test_body_that_its_handler_never_reads_leaves_nothing(size: int) -> None:
+    """The answer comes, and the connection is free or ended: also where all queues to the application are full."""
+    slow = Slow(reads=False)
+    async with running(app=slow) as server, leaving_nothing_behind(), connect(server.address[1]) as raw:
+        async with trio.open_nursery() as nursery:
+
+            async def upload() -> None:
+                with suppress(trio.BrokenResourceError):  # nobody wants it
+                    await raw.send(request_bytes("POST", "/", body=b"u" * size))
+
+            nursery.start_soon(upload)
+            await trio.sleep(0.2)
+            slow.go.set()
+            assert (await raw.read_response()).body == b"0"
+        with suppress(trio.BrokenResourceError):
+            await raw.end_sending()
+        with trio.fail_after(2):
+            assert await raw.read_to_end() == b""
+
+
+async def test_websocket_that_its_handler_does_not_read_is_read_no_further() -> None:
+    """What a client sends ahead of the application waits with the client, and is lost neither."""
+    go = trio.Event()
+    app = QuartTrio(__name__)
+
+    @app.websocket("/own")
+    async def own() -> None:
+        await websocket.accept()
+        await go.wait()
+        for number in range(300):
+            assert await websocket.receive() == f"{number}".ljust(100_000)
+        await websocket.send("all")
+
+    async with running(app=app) as server, connect(server.address[1]) as raw:
+        peer = WebSocketPeer(raw)
+        await peer.upgrade(upgrade_bytes("/own"))
+        async with trio.open_nursery() as nursery:
+            sent = trio.Event()
+
+            async def flood() -> None:
+                for number in range(300):
+                    await peer.send_frame(TEXT, b"%d" % number + b" " * (100_000 - len(str(number))))
+                sent.set()
+
+            nursery.start_soon(flood)
+            await trio.sleep(0.3)
+            assert not sent.is_set()
+            go.set()
+        assert (await peer.next_frame()).payload == b"all"
 
 
 async def test_large_page_arrives_whole(beside: int) -> None:

@@ -77,6 +77,26 @@ async def test_large_messages_pass_whole_in_both_directions(secure: Server, trus
             assert (await peer.receive_type("message"))["data"] == f"{number}" + "x" * 60_000
 
 
+async def test_peer_that_sends_much_and_hangs_up_over_tls_leaves_nothing(
+    secure: Server, trusting: ssl.SSLContext
+) -> None:
+    """A poll notices it as it does without; and one that stays is answered, and its connection ends there."""
+    port = secure.address[1]
+    async with open_websocket(port, tls=trusting):
+        for stays in (False, True):
+            async with leaving_nothing_behind(), connect(port, tls=trusting) as raw:
+                await raw.send(request_bytes("GET", "/poll?topic=room:a&timeout=60"))
+                await eventually(lambda: secure.statistics().hub.subscriptions == 1)
+                await raw.send(request_bytes("GET", "/healthz") * 20_000)
+                if stays:
+                    await secure.publish("room:a", 1)
+                    assert (await raw.read_response()).json()["messages"][0]["data"] == 1
+                    assert (await raw.read_response()).json() == {"status": "ok"}
+                else:
+                    await raw.aclose()
+                    await eventually(lambda: secure.statistics().hub.subscriptions == 0, seconds=5)
+
+
 async def test_event_stream_over_tls_ends_when_its_client_leaves(secure: Server, trusting: ssl.SSLContext) -> None:
     """A hang-up is seen through TLS too, and everything is given back."""
     async with leaving_nothing_behind():

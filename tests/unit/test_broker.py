@@ -8,6 +8,7 @@ import trio.testing
 
 from realtime import MemoryBroker, Since
 from realtime.broker import Draft
+from realtime.errors import CommandError
 from realtime.ingress import Ingress
 from realtime.topics import Kinds
 
@@ -74,3 +75,72 @@ async def test_keys_whose_last_message_is_remembered_are_bounded(nursery, autoju
     assert not duplicate("a", b"2")
     assert not duplicate("c")
     assert [duplicate("a", b"2"), duplicate("c"), duplicate("b")] == [True, True, False]
+
+
+async def running(nursery, **options) -> MemoryBroker:
+    """A broker with room for everything."""
+    broker = MemoryBroker(Kinds(), now_ms=lambda: 42, **options)
+    await nursery.start(broker.run, Ingress(1000, 1 << 20))
+    return broker
+
+
+async def test_peer_that_comes_and_goes_does_not_use_up_the_topics(nursery, autojump_clock):
+    """Those that nobody has and that hold nothing make room, before any sweep; those in use do not."""
+    broker = await running(nursery, max_topics=3)
+    await broker.subscribe("room:used")
+    for number in range(10):
+        await broker.subscribe(f"room:{number}")
+        broker.unsubscribe(f"room:{number}")
+    for name in ("room:a", "room:b"):
+        broker.publish_nowait(name, DRAFT)
+    with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+        broker.publish_nowait("room:c", DRAFT)
+    assert await broker.topics("", 10) == ["room:a", "room:b", "room:used"]
+
+
+async def kept(broker: MemoryBroker, topic: str) -> list[int]:
+    """The offsets that a topic still has."""
+    return [one.offset for one in (await broker.browse(topic, None, 100)).publications]
+
+
+async def test_histories_over_their_common_bound_forget_what_was_used_least_lately(nursery, autojump_clock):
+    """Down to nine tenths, so that not every message costs a walk."""
+    broker = await running(nursery, max_history_bytes=1000)
+    draft = Draft(b"1" * 100)
+    for topic in ("room:a", "room:b", "room:a", "room:b", "room:c"):
+        for _ in range(2):
+            broker.publish_nowait(topic, draft)
+        await trio.sleep(1)
+    assert [await kept(broker, f"room:{name}") for name in "abc"] == [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2]]
+    broker.publish_nowait("room:c", draft)
+    assert [await kept(broker, f"room:{name}") for name in "abc"] == [[3, 4], [1, 2, 3, 4], [1, 2, 3]]
+    for _ in range(20):
+        broker.publish_nowait("room:c", draft)
+    assert [await kept(broker, f"room:{name}") for name in "ab"] == [[], []]
+    assert 8 <= len(await kept(broker, "room:c")) <= 10
+
+
+async def test_bytes_that_histories_forgot_by_themselves_do_not_count(nursery, autojump_clock):
+    """What expired makes nobody else forget."""
+    broker = await running(nursery, max_history_bytes=1000)
+    draft = Draft(b"1" * 100)
+    for _ in range(9):
+        broker.publish_nowait("room:a", draft)
+    await trio.sleep(400)
+    for _ in range(9):
+        broker.publish_nowait("room:b", draft)
+    assert (await kept(broker, "room:a"), len(await kept(broker, "room:b"))) == ([], 9)
+
+
+async def test_duplicate_of_a_message_that_made_room_for_others_is_published(nursery, autojump_clock):
+    """Who comes late would not learn the value; of a kind that keeps no history nobody could, and it is left out."""
+    kinds = Kinds().with_options("tick", drop_duplicates=True, history_messages=2)
+    kinds = kinds.with_options("flash", drop_duplicates=True, history_messages=0)
+    broker = MemoryBroker(kinds, now_ms=lambda: 42)
+    await nursery.start(broker.run, Ingress(1000, 1 << 20))
+
+    def duplicate(topic: str, key: str) -> bool:
+        return broker.publish_nowait(topic, Draft(b"1", key=key)).duplicate
+
+    assert [duplicate("tick:a", key) for key in "aabca"] == [False, True, False, False, False]
+    assert [duplicate("flash:a", key) for key in "aabca"] == [False, True, False, False, True]

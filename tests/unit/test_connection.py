@@ -10,10 +10,14 @@ import trio.testing
 from realtime import Identity, Settings, closing, open_engine
 from realtime.connection import GOODBYE_SECONDS, Connection
 from realtime.errors import CommandError, ErrorCode
+from realtime.filters import parse_filter
+from realtime.history import Since, decode_cursor
 from realtime.subscription import Loss
 from realtime.testing import MemoryWire, connect
+from realtime.topics import Mode
+from realtime.views import View
 from realtime.wishes import Subscribe
-from tests.tools import brief
+from tests.tools import LINES, ONE_TOPIC, CursorFraming, attached, brief, cursor_line
 
 settle = trio.testing.wait_all_tasks_blocked
 
@@ -540,3 +544,109 @@ async def test_publish_that_has_to_wait_is_confirmed_when_it_is_done(autojump_cl
         engine.ingress.pass_on()
         await settle()
         assert [(push["id"], push["offset"]) for push in peer.pending()] == [(second, 1)]
+
+
+# -- how far a topic has come that the peer does not see all of --------------------------------------------------
+
+SEES_EVEN = View.of(condition=parse_filter(b'{"=":["even",true]}'))
+
+
+class StreamFraming(CursorFraming):
+    """Of several topics, with the cursor also behind a push that moves it."""
+
+    def push(self, kind: str, text: bytes, cursor: str | None = None) -> bytes:
+        """The text, then the cursor if it moves."""
+        return text + b"\n" + cursor_line(cursor)
+
+
+STREAM = StreamFraming()
+
+
+async def publish_numbers(engine, first: int, last: int, **members) -> None:
+    """Messages whose offset is their number."""
+    for number in range(first, last + 1):
+        await engine.publish("room:a", {"n": number, "even": not number % 2, **members})
+
+
+async def test_ping_tells_positions_of_topics_that_are_not_seen_whole(autojump_clock):
+    """Filtered, in part, or the newest only; of the others the peer has the offsets of all messages."""
+    wishes = [
+        Subscribe("room:a", SEES_EVEN),
+        Subscribe("room:b", View.of(["n"])),
+        Subscribe("room:c", mode=Mode.LATEST),
+        Subscribe("room:d"),
+    ]
+    async with open_engine(settings()) as engine, connect(engine, subscribe=wishes) as peer:
+        receipts = {}
+        for wish in wishes:
+            for _ in range(3):
+                receipts[wish.topic] = await engine.publish(wish.topic, {"m": 1})
+        ping = await peer.receive_type("ping")
+        assert ping["positions"] == [
+            {"topic": topic, "epoch": receipts[topic].epoch, "offset": 3} for topic in ("room:a", "room:b", "room:c")
+        ]
+
+
+async def test_ping_of_a_peer_that_sees_everything_tells_no_positions(autojump_clock):
+    """It is as short as it was."""
+    async with open_engine(settings()) as engine, connect(engine, subscribe=[Subscribe("room:a")]) as peer:
+        await publish_numbers(engine, 1, 3)
+        assert (await peer.receive_type("ping")).keys() == {"type", "server_time"}
+
+
+@pytest.mark.parametrize("framing", [LINES, ONE_TOPIC, STREAM])
+@pytest.mark.parametrize("max_rate", [None, 0.1])
+async def test_place_that_a_ping_tells_is_where_a_peer_can_go_on(framing, max_rate, autojump_clock):
+    """Before it came what is up to there, and nothing that is behind it; be it that much waits, or is held."""
+    wish = Subscribe("room:a", SEES_EVEN, max_rate=max_rate)
+    options = {"framing": framing, "buffer_bytes": 1000, "subscribe": [wish]}
+    async with open_engine(settings(ping_interval_seconds=5)) as engine:
+        engine.random = lambda: 0.5
+        async with attached(engine, **options) as (connection, peer):
+            await publish_numbers(engine, 1, 5)
+            await trio.sleep(6)
+            peer.stall()
+            await publish_numbers(engine, 6, 205, text="x" * 1000)
+            await trio.sleep(6)
+            peer.resume()
+            await settle()
+            await publish_numbers(engine, 206, 206)
+            await publish_numbers(engine, 207, 207)
+            await trio.sleep(6)
+            received = list(peer.received)
+            assert connection.reason is None
+            told = []
+            for index, push in enumerate(received):
+                if push["type"] == "ping":
+                    (place,) = push.get("positions") or decode_cursor(received[index + 1]["cursor"]).values()
+                    offset = place["offset"] if isinstance(place, dict) else place.offset
+                    before = {one["offset"] for one in received[:index] if one["type"] == "message"}
+                    after = {one["offset"] for one in received[index:] if one["type"] == "message"}
+                    assert max(before, default=0) <= offset < min(after, default=1000)
+                    if max_rate is None:
+                        assert before == {number for number in range(2, 208, 2) if number <= offset}
+                    told.append(offset)
+            assert told == sorted(told)
+            if max_rate is None:
+                assert (told[0], told[-1]) == (5, 207)
+                assert any(5 <= offset < 205 for offset in told[1:-1])
+
+
+@pytest.mark.parametrize("framing", [ONE_TOPIC, STREAM])
+async def test_peer_that_goes_on_from_the_cursor_of_a_ping_gets_what_is_new(framing, autojump_clock):
+    """However many messages it did not see: history need not reach back to the last one that it did."""
+    async with open_engine(settings(kinds={"room": {"history_messages": 4}})) as engine:
+        async with attached(engine, framing=framing, subscribe=[Subscribe("room:a", SEES_EVEN)]) as (_, peer):
+            await publish_numbers(engine, 1, 2)
+            for number in range(3, 21):
+                await engine.publish("room:a", {"n": number, "even": False})
+            await peer.receive_type("ping")
+            (cursor,) = [push["cursor"] for push in peer.pending() if push["type"] == "cursor"][-1:]
+        await publish_numbers(engine, 21, 24)
+        since = Since(after=decode_cursor(cursor)["room:a"])
+        async with attached(engine, framing=framing, subscribe=[Subscribe("room:a", SEES_EVEN, since=since)]) as (
+            _,
+            peer,
+        ):
+            assert peer.received[0]["topics"][0]["recovered"] == "full"
+            assert [push["offset"] for push in peer.received if push["type"] == "message"] == [22, 24]

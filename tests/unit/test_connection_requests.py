@@ -8,6 +8,8 @@ import structlog
 import trio
 
 from realtime import Actions, Caller, CommandError, Identity, Settings, closing, open_engine
+from realtime.commands import BATCH_SLICE, MAX_BATCH_BYTES, MAX_PAGE_BYTES
+from realtime.outbox import MAX_CONTROL_BYTES
 from realtime.testing import connect
 from tests.tools import ONE_TOPIC, attached, settle
 
@@ -277,3 +279,80 @@ async def test_batches_beside_the_wire_wait_for_each_other(autojump_clock):
         engine.ingress.pass_on()
         await settle()
         assert [push["type"] for push in peer.pending()] == ["news", "message"]
+
+
+# -- long replies ------------------------------------------------------------------------------------------------
+
+LONG = Settings(
+    dev=True,
+    auto_subscribe=(),
+    max_message_bytes=4 << 20,
+    kinds={"room": {"presence": "none", "history_bytes": 8 << 20}},
+)
+
+
+async def test_one_long_reply_does_not_end_the_peer(autojump_clock):
+    """The bound is on what waits for a peer that does not read, and nothing waited."""
+    actions = Actions()
+    actions.register("long", lambda: "x" * (MAX_CONTROL_BYTES + 1))
+    async with open_engine(LONG, actions=actions) as engine, connect(engine) as peer:
+        assert len((await peer.command("request", action="long"))["data"]) == MAX_CONTROL_BYTES + 1
+        await engine.publish(TOPIC, "y" * (MAX_CONTROL_BYTES + 1))
+        (message,) = (await peer.command("history", topic=TOPIC))["messages"]
+        assert len(message["data"]) == MAX_CONTROL_BYTES + 1
+        assert (await peer.command("ping"))["type"] == "pong"
+
+
+async def test_page_of_history_is_cut_where_it_becomes_long(autojump_clock):
+    """The next one goes on behind its last message, and nothing is left out."""
+    async with open_engine(LONG) as engine, connect(engine) as peer:
+        for _ in range(10):
+            await engine.publish(TOPIC, "x" * 60_000)
+        await engine.publish(TOPIC, "x" * (2 * MAX_PAGE_BYTES))
+        pages: list[list[int]] = []
+        after = None
+        while not pages or pages[-1]:
+            options = {} if after is None else {"after": after}
+            page = await peer.command("history", topic=TOPIC, **options)
+            pages.append([message["offset"] for message in page["messages"]])
+            if pages[-1]:
+                after = {"epoch": page["epoch"], "offset": pages[-1][-1]}
+        assert pages == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], [11], []]
+
+
+async def test_batch_whose_replies_are_long_refuses_the_rest(autojump_clock):
+    """Each with a reply of its own, in order; what was refused has not happened."""
+    async with open_engine(LONG) as engine, connect(engine) as peer:
+        await engine.publish(TOPIC, "x" * (MAX_BATCH_BYTES * 2 // 3))
+        commands = [{"type": "history", "id": f"h{number}", "topic": TOPIC} for number in range(3)]
+        commands += [{"type": "publish", "id": "p", "topic": TOPIC, "data": 1}, {"type": "nonsense", "id": "n"}]
+        replies = (await peer.command("batch", commands=commands))["replies"]
+        assert [(reply["id"], reply["type"], reply.get("code")) for reply in replies] == [
+            ("h0", "history", None),
+            ("h1", "history", None),
+            ("h2", "error", "LIMIT_EXCEEDED"),
+            ("p", "error", "LIMIT_EXCEEDED"),
+            ("n", "error", "UNKNOWN_TYPE"),
+        ]
+        assert (await engine.broker.position(TOPIC)).offset == 1
+
+
+async def test_long_batch_lets_others_run(autojump_clock):
+    """A thousand commands that do not wait by themselves must not hold up a tick."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with open_engine(SETTINGS) as engine, attached(engine) as (connection, peer):
+        commands = [{"type": "ping", "id": number} for number in range(1000)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            await connection.receive(msgspec.json.encode({"type": "batch", "id": 1, "commands": commands}))
+            nursery.cancel_scope.cancel()
+        assert turns > 1000 // BATCH_SLICE // 2
+        connection.quiet()
+        assert len((await peer.receive_type("batch"))["replies"]) == 1000

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 
-from realtime import Identity, Settings, Since, closing, open_engine
-from realtime.closing import CloseReason
+from realtime import CommandError, Identity, Position, Settings, Since, closing, open_engine
+from realtime.closing import NORMAL, CloseReason
+from realtime.progress_state import TaskCompleted
 from realtime.routes import Binding, Route
 from realtime.wishes import Subscribe
+from tests.contract.slow_broker import SlowBroker
 from tests.tools import attached, settle
 
 TOPIC = "session:a"
@@ -141,3 +143,71 @@ async def test_end_of_a_topic_does_not_wait_for_what_its_peers_have_read_in_hist
             await settle()
             assert [push["type"] for push in peer.received] == ["welcome", *["message"] * 3, "disconnect"]
             assert trio.current_time() == began
+
+
+async def test_bound_connection_is_placed_nowhere_else(autojump_clock):
+    """Other connections of its user are."""
+    async with open_engine(SETTINGS) as engine:
+        engine.create_topic(TOPIC)
+        async with (
+            attached(engine, **arrival()) as (bound, peer),
+            attached(engine, identity=Identity("7")) as (free, _),
+        ):
+            assert await engine.place_user("7", "role:vip") == 1
+            assert "role:vip" in free.session.subscriptions
+            with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+                await engine.send_to_connection(bound.id, 1)
+            await settle()
+            assert list(bound.session.subscriptions) == [TOPIC]
+            assert [push["type"] for push in peer.received] == ["welcome"]
+
+
+# -- sessions that are over --------------------------------------------------------------------------------------
+
+
+def told_end(peer) -> list:
+    """The first words, the events and the last words."""
+    return [
+        (push["type"], push.get("event") if push["type"] == "message" else push.get("code")) for push in peer.received
+    ]
+
+
+THE_END = [("welcome", None), ("message", "session_completed"), ("disconnect", 1000)]
+
+
+@pytest.mark.parametrize("epoch", ["same", "other"])
+async def test_peer_that_cannot_go_on_where_it_was_is_told_how_the_session_ended(epoch, autojump_clock):
+    """Its position is too old, or of another life of the topic."""
+    async with open_engine(Settings(dev=True, kinds={"session": {"history_messages": 3}})) as engine:
+        engine.progress.create("a")
+        for node in "abcdef":
+            receipt = await engine.progress.notify_progress("a", TaskCompleted(node_id=node))
+        await engine.progress.complete("a")
+        after = Position(receipt.epoch if epoch == "same" else "other", 1)
+        options = arrival() | {"subscribe": [Subscribe(TOPIC, since=Since(after=after))]}
+        async with attached(engine, **options) as (_, peer):
+            assert await peer.wait_closed() is NORMAL
+            await settle()
+            assert told_end(peer) == THE_END
+
+
+@pytest.mark.parametrize("resuming", [False, True])
+async def test_peer_that_is_joining_while_the_session_ends_is_told_how(resuming, autojump_clock):
+    """Once, and is closed: who ends the session does not know of it yet."""
+    broker = SlowBroker(SETTINGS.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(SETTINGS, broker=broker) as engine, trio.open_nursery() as nursery:
+        engine.progress.create("a")
+        receipt = await engine.progress.notify_progress("a", TaskCompleted(node_id="n"))
+        await trio.sleep(1)
+        broker.reading = trio.Event()
+        since = Since(after=receipt.position) if resuming else None
+        async with attached(engine, **arrival() | {"subscribe": [Subscribe(TOPIC, since=since)]}) as (_, peer):
+            await trio.sleep(1)
+            nursery.start_soon(engine.progress.complete, "a")
+            await trio.sleep(10)
+            assert peer.received == []
+            broker.reading.set()
+            with trio.fail_after(10):
+                assert await peer.wait_closed() is NORMAL
+            await settle()
+            assert told_end(peer) == THE_END

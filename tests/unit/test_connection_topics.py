@@ -333,3 +333,80 @@ async def test_repeated_publish_of_a_user_is_published_once(autojump_clock):
         ]
         assert [(one["offset"], one.get("duplicate")) for one in receipts] == [(1, None), (1, True), (2, None)]
         assert engine.statistics().duplicates == 1
+
+
+# -- logins that change ------------------------------------------------------------------------------------------
+
+
+async def test_fresh_login_without_a_role_ends_what_the_role_brought(autojump_clock):
+    """And nothing else."""
+    options = settings(auto_subscribe=("user:{user}", "role:{role}"))
+    async with open_engine(options, authenticate=tokens) as engine, connect(engine, authenticated=False) as peer:
+        await peer.command("auth", token="7/a/b")
+        await peer.command("auth", token="7/a")
+        for role in "ab":
+            await engine.send_to_role(role, role)
+        await engine.send_to_user("7", "own")
+        await settle()
+        told, *messages = peer.pending()
+        assert (told["type"], told["topic"], told["code"]) == ("unsubscribed", "role:b", "PERMISSION_DENIED")
+        assert [(push["type"], push["data"]) for push in messages] == [("message", "a"), ("message", "own")]
+
+
+async def test_fresh_login_with_other_info_is_seen_by_the_members(autojump_clock):
+    """In the list of each topic that has one."""
+
+    async def named(token: str) -> Identity:
+        return Identity("2", info={"name": token})
+
+    async with (
+        open_engine(settings(), authenticate=named) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine, authenticated=False) as peer,
+    ):
+        await peer.command("auth", token="old")
+        await peer.command("subscribe", topic=TOPIC)
+        for name in ("old", "new"):
+            await peer.command("auth", token=name)
+            (member,) = (await witness.command("members", topic=TOPIC))["members"]
+            assert (member["user"], member["info"]) == ("2", {"name": name})
+
+
+# -- limits of the peer, and the server's will -------------------------------------------------------------------
+
+
+async def test_connection_that_has_all_the_topics_it_may_can_be_spoken_to(autojump_clock):
+    """What the server decides is not counted against the peer."""
+    async with open_engine(settings(max_topics=1)) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic=TOPIC)
+        (connection,) = engine.connections
+        await engine.send_to_connection(connection.id, 1)
+        await settle()
+        assert [push["type"] for push in peer.pending()] == ["subscribed", "message"]
+        assert (await peer.command("subscribe", topic="room:b"))["code"] == "LIMIT_EXCEEDED"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_two_who_speak_to_a_connection_at_once_are_both_heard(seed, autojump_clock):
+    """Also where joining takes its time: neither message goes ahead of the subscription."""
+    options = settings()
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42, seed=seed)
+    async with open_engine(options, broker=broker) as engine, connect(engine) as peer:
+        (connection,) = engine.connections
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(engine.send_to_connection, connection.id, number)
+        await trio.sleep(1)
+        first, *messages = peer.pending()
+        assert first["type"] == "subscribed"
+        assert sorted(push["data"] for push in messages) == [0, 1]
+
+
+@pytest.mark.parametrize("command", ["history", "members"])
+async def test_question_about_a_topic_that_does_not_exist_is_refused(command, autojump_clock):
+    """As joining it is; once it is there it is answered."""
+    options = settings(kinds={"hall": {"must_exist": True, "presence": "members"}})
+    async with open_engine(options) as engine, connect(engine, identity=Identity("7")) as peer:
+        assert (await peer.command(command, topic="hall:a"))["code"] == "ROOM_NOT_FOUND"
+        engine.create_topic("hall:a")
+        assert (await peer.command(command, topic="hall:a"))["type"] == command

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
+import structlog
 import trio
 from attrs import frozen
 
-from realtime import Identity, Settings, open_engine
+from realtime import Identity, Settings, Since, open_engine
 from realtime.dialect import DialectFraming
 from realtime.routes import Binding, Route
 from realtime.views import View
 from realtime.wishes import Subscribe
-from tests.tools import LINES, ONE_TOPIC, SEVERAL, attached, settle
+from tests.tools import LINES, ONE_TOPIC, SEVERAL, attached, settle, total
 
 TOPIC = "room:a"
 
@@ -128,3 +130,72 @@ async def test_peer_that_came_by_a_route_is_placed_in_no_other_topic(autojump_cl
     ):
         await trio.sleep(1)
         assert list(connection.session.subscriptions) == [TOPIC]
+
+
+# -- words that fail ---------------------------------------------------------------------------------------------
+
+
+def failing(event: str | None, data: bytes, time: int, topic: str) -> bytes:
+    """An envelope with a bug."""
+    if data == b"2":
+        raise RuntimeError("a bug in the envelope")
+    return envelope(event, data, time, topic)
+
+
+@pytest.mark.parametrize("way", ["live", "paced", "replay"])
+async def test_envelope_that_fails_leaves_its_message_out(way, autojump_clock):
+    """It counts as filtered; the messages around it come, and those after it."""
+    wish = Subscribe(
+        TOPIC,
+        View.of(envelope=failing),
+        since=Since(last=3) if way == "replay" else None,
+        max_rate=1.0 if way == "paced" else None,
+    )
+    with structlog.testing.capture_logs() as logs:
+        async with open_engine(Settings(dev=True)) as engine:
+            if way == "replay":
+                for number in (1, 2, 3):
+                    await engine.publish(TOPIC, number)
+                await settle()
+            async with attached(engine, subscribe=[wish]) as (connection, peer):
+                if way != "replay":
+                    for number in (1, 2, 3):
+                        await engine.publish(TOPIC, number, key=str(number))
+                await trio.sleep(5)
+                await engine.publish(TOPIC, 4)
+                await trio.sleep(5)
+                assert [push["what"] for push in peer.received if push["type"] == "told"] == [1, 3, 4]
+                subscription = connection.session.subscriptions[TOPIC]
+                assert (subscription.delivered, subscription.filtered, total(subscription)) == (3, 1, 4)
+    assert [entry["topic"] for entry in logs if entry["event"].startswith("an envelope failed")] == [TOPIC]
+
+
+@frozen
+class Stammering(Shouting):
+    """A dialect that gets out no more than the welcome."""
+
+    def push(self, kind: str, push: dict[str, Any], topic: str, now_ms: int) -> bytes | None:
+        """See `Dialect`."""
+        if kind == "welcome":
+            return super().push(kind, push, topic, now_ms)
+        raise RuntimeError("a bug in the dialect")
+
+
+async def test_dialect_that_fails_leaves_its_push_out(autojump_clock):
+    """Whoever wanted it said, the heartbeat or the hub: both live on, and so does the connection."""
+    stammering = Binding(Route(path="/x", topic=TOPIC, transport="websocket", dialect=Stammering()), TOPIC)
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            open_engine(Settings(dev=True)) as engine,
+            attached(engine, subscribe=[WISH], binding=stammering, identity=Identity("7")) as (connection, peer),
+        ):
+            for _ in range(3):
+                connection._wire.hear_from()
+                await trio.sleep(20)
+            engine.hub.tell(TOPIC, "join", {"type": "join"})
+            await engine.publish(TOPIC, 1)
+            await settle()
+            assert [push["type"] for push in peer.received] == ["WELCOME", "told"]
+            assert peer.close_reason is None
+    left_out = {entry["kind"] for entry in logs if entry["event"].startswith("a dialect failed")}
+    assert left_out >= {"ping", "join"}

@@ -294,3 +294,20 @@ async def test_rate_that_makes_no_sense_is_refused(rate, autojump_clock):
     """Once a minute to a thousand times a second."""
     async with open_engine(SETTINGS) as engine, connect(engine) as peer:
         assert (await peer.command("subscribe", topic=TOPIC, max_rate=rate))["code"] == "BAD_REQUEST"
+
+
+async def test_group_that_nobody_is_in_any_more_holds_nothing(autojump_clock):
+    """The pacer still comes for it; until then it must not keep what nobody waits for."""
+    async with open_engine(SETTINGS) as engine, connect(engine) as peer, connect(engine) as other:
+        await peer.command("subscribe", topic=TOPIC, max_rate=0.1)
+        await other.command("subscribe", topic=TOPIC)
+        for key in "abc":
+            await publish(engine, TOPIC, 1, key=key)
+        (group,) = [one for one in engine.hub._audiences[TOPIC].groups.values() if one.max_rate is not None]
+        assert len(group.held) == 2
+        await peer.command("unsubscribe", topic=TOPIC)
+        assert (group.held, group.scheduled) == ({}, True)
+        await trio.sleep(20)
+        await publish(engine, TOPIC, 2)
+        assert [push["offset"] for push in other.pending() if push["type"] == "message"] == [1, 2, 3, 4]
+        assert not group.scheduled

@@ -239,3 +239,107 @@ async def test_answer_is_cut_where_it_becomes_long(autojump_clock, monkeypatch):
         first = await poll(engine, ANONYMOUS, wanted(cursor))
         second = await poll(engine, ANONYMOUS, wanted(first["cursor"]))
         assert (told(first), told(second)) == ([1, 2], [3, 4])
+
+
+async def test_poll_of_a_topic_that_is_removed_gets_the_last_message_first(autojump_clock):
+    """The next one is refused."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        engine.create_topic("session:a")
+        answers: list = []
+        wish = Poll([Subscribe("session:a")])
+
+        async def ask() -> None:
+            answers.append(await poll(engine, Identity("7"), wish))
+
+        nursery.start_soon(ask)
+        await settle()
+        await engine.publish("session:a", 1)
+        await engine.remove_topic("session:a")
+        await settle()
+        assert [told(answer) for answer in answers] == [[1]]
+        with pytest.raises(CommandError, match="SESSION_NOT_FOUND"):
+            await poll(engine, Identity("7"), wish)
+
+
+async def test_message_whose_envelope_fails_is_left_out_of_a_poll(autojump_clock):
+    """The cursor goes past it, and the next poll does not come back to it."""
+
+    def failing(event: str | None, data: bytes, time: int, topic: str) -> bytes:
+        if data == b"2":
+            raise RuntimeError("a bug in the envelope")
+        return b'{"offset":%b}' % data
+
+    async with open_engine(SETTINGS) as engine:
+        view = View.of(envelope=failing)
+        cursor = (await poll(engine, ANONYMOUS, wanted(seconds=0)))["cursor"]
+        for number in (1, 2):
+            await engine.publish(TOPIC, number)
+        first = await poll(engine, ANONYMOUS, wanted(cursor, view=view, seconds=1))
+        await engine.publish(TOPIC, 3)
+        second = await poll(engine, ANONYMOUS, wanted(first["cursor"], view=view, seconds=1))
+        assert (told(first), told(second)) == ([1], [3])
+
+
+async def test_own_topic_that_cannot_be_had_is_left_out_of_a_poll(autojump_clock):
+    """As on every transport; what the peer names itself is refused."""
+    options = Settings(dev=True, auto_subscribe=("session:{user}", "user:{user}"))
+    async with open_engine(options) as engine:
+        await poll(engine, Identity("7"), Poll([], seconds=0))
+        answer = await poll(engine, Identity("7"), wanted(seconds=0))
+        assert [topic["topic"] for topic in answer["topics"]] == [TOPIC, "user:7"]
+        with pytest.raises(CommandError, match="SESSION_NOT_FOUND"):
+            await poll(engine, Identity("7"), wanted(topics=("session:7",)))
+        assert engine.hub._audiences == {}
+
+
+async def test_poll_has_no_more_topics_of_a_kind_than_a_connection(autojump_clock):
+    """Those of other kinds are not counted."""
+    async with open_engine(Settings(dev=True, kinds={"room": {"max_per_connection": 2}})) as engine:
+        topics = ("room:a", "room:b", "symbol:600519")
+        assert len((await poll(engine, ANONYMOUS, wanted(topics=topics, seconds=0)))["topics"]) == 3
+        with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+            await poll(engine, ANONYMOUS, wanted(topics=(*topics, "room:c"), seconds=0))
+        assert engine.hub._audiences == {}
+
+
+@pytest.mark.parametrize(("expires_in", "waited"), [(3.0, 3), (100.0, 25), (0.0, 0), (-1.0, 0)])
+async def test_poll_does_not_outlive_its_login(expires_in, waited, autojump_clock):
+    """It is answered then, with what there is."""
+    async with open_engine(SETTINGS) as engine:
+        began = trio.current_time()
+        answer = await poll(engine, Identity("7", expires_in=expires_in), wanted())
+        assert (told(answer), trio.current_time() - began) == ([], pytest.approx(waited))
+
+
+@pytest.mark.parametrize(
+    ("end", "ended"),
+    [
+        (lambda engine: engine.disconnect_user("7"), 2),
+        (lambda engine: engine.evict_user("7", TOPIC), 1),
+        (lambda engine: engine.evict_user("7", "room:c"), 0),
+    ],
+)
+async def test_polls_of_a_user_can_be_ended(end, ended, autojump_clock):
+    """Like its connections: they are counted, and told that they may not; those of others go on."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        codes: list = []
+
+        async def ask(user: str, topic: str) -> None:
+            try:
+                await poll(engine, Identity(user), wanted(topics=(topic,)))
+            except CommandError as error:
+                codes.append((user, error.code))
+            else:
+                codes.append((user, None))
+
+        for user, topic in (("7", TOPIC), ("7", "room:b"), ("8", TOPIC)):
+            nursery.start_soon(ask, user, topic)
+        await settle()
+        assert end(engine) == ended
+        await settle()
+        assert codes == [("7", "PERMISSION_DENIED")] * ended
+        await trio.sleep(30)
+        assert sorted(codes, key=str) == sorted(
+            [("7", "PERMISSION_DENIED")] * ended + [("7", None)] * (2 - ended) + [("8", None)], key=str
+        )
+        assert engine.polls == set()

@@ -832,3 +832,43 @@ async def test_batch_outlives_what_no_event_can_hold(sessions, autojump_clock):
     assert [entry["node"] for entry in logs] == ["nonsense"]
     with pytest.raises(ValueError, match="node_id"):
         Job("n" * 201, nothing)
+
+
+async def test_sweep_of_many_sessions_lets_others_run(port, autojump_clock):
+    """Each tells those who still have its topic; what makes room for another meanwhile is not forgotten twice."""
+    sessions = sessions_on(port, keep_seconds=10, max_kept=20)
+    for number in range(23):
+        sessions.create(str(number))
+    for number in range(20):
+        await sessions.complete(str(number))
+    await trio.sleep(10)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await sessions._sweep()
+        nursery.cancel_scope.cancel()
+    assert turns > 10
+    assert port.topics == {f"session:{number}" for number in (20, 21, 22)}
+
+
+async def test_session_that_made_room_during_a_sweep_is_forgotten_once(port, autojump_clock):
+    """The sweep lets others run, and those may end sessions."""
+    sessions = sessions_on(port, keep_seconds=10, max_kept=20)
+    for number in range(60):
+        sessions.create(str(number))
+    for number in range(20):
+        await sessions.complete(str(number))
+    await trio.sleep(10)
+    async with trio.open_nursery() as nursery:
+        for number in range(20, 60):
+            nursery.start_soon(sessions.complete, str(number))
+        await sessions._sweep()
+    assert len(port.topics) == sessions.statistics().kept == 20
+    assert port.topics <= {f"session:{number}" for number in range(20, 60)}

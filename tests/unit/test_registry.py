@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from realtime import Settings, open_engine
-from realtime.errors import CommandError
+import pytest
+import trio
+
+from realtime import CommandError, Identity, Settings, open_engine
+from realtime.engine import HANDING_OUT_SECONDS
+from realtime.progress_state import TaskCompleted
 from realtime.registry import Registry
+from realtime.testing import connect
 from realtime.topics import Kinds
+from realtime.wishes import Subscribe
+from tests.tools import brief, settle
 
 KINDS = Kinds().with_options("hall", must_exist=True)
 
@@ -98,3 +105,80 @@ async def test_topic_that_must_exist_is_refused_everywhere_until_it_does(autojum
         assert (new.epoch != old.epoch, new.offset) == (True, 1)
         statistics = engine.statistics()
         assert (statistics.created_topics, statistics.removed_topics) == (2, 1)
+
+
+# -- the last words before a topic goes --------------------------------------------------------------------------
+
+SESSION = "session:a"
+
+
+@asynccontextmanager
+async def followers(count: int, *, buffer_bytes: int = 1 << 16, max_rate: float | None = None):
+    """An engine with a topic that can be removed, and so many peers that have it."""
+    wish = Subscribe(SESSION, max_rate=max_rate)
+    async with open_engine(Settings(auto_subscribe=())) as engine, AsyncExitStack() as stack:
+        engine.create_topic(SESSION)
+        peers = [
+            await stack.enter_async_context(
+                connect(engine, subscribe=[wish], identity=Identity(str(number)), buffer_bytes=buffer_bytes)
+            )
+            for number in range(count)
+        ]
+        yield engine, peers
+
+
+async def test_message_before_the_removal_of_its_topic_reaches_all_who_read(autojump_clock):
+    """However many they are: they are not all written to in one turn."""
+    async with followers(300) as (engine, peers):
+        began = trio.current_time()
+        await engine.publish(SESSION, "last words")
+        await engine.remove_topic(SESSION)
+        await settle()
+        assert trio.current_time() - began < 1
+        assert {tuple(brief(push) for push in peer.pending()) for peer in peers} == {(1, "unsubscribed")}
+
+
+async def test_removal_lets_go_of_what_is_held_for_those_who_asked_for_few(autojump_clock):
+    """At once: there will be nothing newer that it could wait for."""
+    async with followers(1, max_rate=1.0) as (engine, (peer,)):
+        began = trio.current_time()
+        for key in "abcd":
+            await engine.publish(SESSION, 1, key=key)
+        await engine.remove_topic(SESSION)
+        await settle()
+        assert trio.current_time() - began < 1
+        assert [brief(push) for push in peer.pending()] == [1, 2, 3, 4, "unsubscribed"]
+
+
+async def test_removal_tells_who_does_not_read_what_was_lost(autojump_clock):
+    """A gap from the first message that did not leave to the last, after the time that one may hold up the rest."""
+    async with followers(1, buffer_bytes=1000) as (engine, (peer,)):
+        peer.stall()
+        for _ in range(200):
+            await engine.publish(SESSION, "x" * 1000)
+        await settle()
+        began = trio.current_time()
+        await engine.remove_topic(SESSION)
+        assert trio.current_time() - began == pytest.approx(HANDING_OUT_SECONDS, abs=0.1)
+        peer.resume()
+        await peer.receive_type("unsubscribed")
+        *messages, gap, told = [brief(push) for push in peer.received[1:]]
+        assert messages == list(range(1, len(messages) + 1))
+        assert gap == (len(messages) + 1, 200, 200 - len(messages))
+        assert (0 < len(messages) < 200, told) == (True, "unsubscribed")
+        (lost,) = [push for push in peer.received if push["type"] == "gap"]
+        assert lost["reason"] == "slow_consumer"
+        hub = engine.statistics().hub
+        assert (hub.delivered, hub.dropped) == (len(messages), {"slow_consumer": 200 - len(messages)})
+
+
+async def test_topic_of_a_progress_session_goes_with_its_session_only(autojump_clock):
+    """Else its workers would report to nobody."""
+    async with open_engine() as engine:
+        engine.progress.create("a")
+        with pytest.raises(CommandError, match="BAD_REQUEST"):
+            await engine.remove_topic(SESSION)
+        await engine.progress.notify_progress("a", TaskCompleted(node_id="n"))
+        await engine.progress.complete("a")
+        with pytest.raises(CommandError, match="BAD_REQUEST"):
+            await engine.remove_topic(SESSION)

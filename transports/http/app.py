@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
-from quart import Blueprint, Response, request, send_from_directory
+from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
@@ -41,18 +42,19 @@ def make_app(engine: Engine) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = engine.settings.request_timeout_seconds
     app.register_blueprint(_api(engine, (*API, *FRONT_DOOR), None))
 
+    files = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
+
     @app.get("/")
     async def page() -> Response:
-        return Response((_STATIC / "live.html").read_text(), content_type="text/html; charset=utf-8")
-
-    # The file system is asked for none but these: of some names it says more than that they are not there.
-    files = frozenset(path.name for path in _STATIC.iterdir())
+        return Response(files["live.html"], mimetype="text/html")
 
     @app.get("/static/<name>")
     async def static_file(name: str) -> Response:
         if name not in files:
             raise NotFound
-        return await send_from_directory(_STATIC, name)
+        response = Response(files[name], mimetype=guess_type(name)[0], headers={"Cache-Control": "no-cache"})
+        await response.add_etag()
+        return await response.make_conditional(request)
 
     app.after_request(end_if_unread)
 
