@@ -31,8 +31,9 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", *PACKAGES, "tests", "noxfile.py")
     sources = [str(path) for package in PACKAGES for path in sorted(Path(package).rglob("*.py"))]
     # Left out: what our ports and Quart's handlers must be (async, with task_status), deadlines that are data,
-    # and the optional rules.
-    session.run("flake8-async", "--enable=ASYNC", "--disable=ASYNC109,ASYNC114,ASYNC124,ASYNC128,ASYNC9", *sources)
+    # the successor of httpx (127), which is to prove itself first, and the optional rules.
+    left_out = "ASYNC109,ASYNC114,ASYNC124,ASYNC127,ASYNC128,ASYNC9"
+    session.run("flake8-async", "--enable=ASYNC", f"--disable={left_out}", *sources)
     session.run("lint-imports", "--no-cache")
 
 
