@@ -87,7 +87,7 @@ async def run_batch(
                         workers.start_soon(_work, sessions, session_id, waiting)
                 nursery.cancel_scope.cancel()
         return await sessions.complete(session_id)
-    except BaseException:
+    except BaseException:  # also when cancelled: who follows the session is told of its end, and it goes on up
         end = sessions.cancel if trio.current_effective_deadline() == -math.inf else sessions.fail
         # Where not even that can be told, the broker or the session is gone; the reason why we are here counts more.
         with trio.move_on_after(FAREWELL_SECONDS, shield=True), suppress(CommandError):

@@ -203,8 +203,9 @@ async def _batch(connection: Connection, command: messages.Batch) -> Reply:
                 decision = Refused(decision.command.id, too_long)
             reply = await connection.carry_out(decision)
             if reply is not None:
-                replies.append(Raw(encode(reply)))
-                size += len(bytes(replies[-1]))
+                text = encode(reply)
+                replies.append(Raw(text))
+                size += len(text)
             if not number % BATCH_SLICE:
                 await trio.lowlevel.checkpoint()  # a thousand commands must not hold up a tick
     finally:

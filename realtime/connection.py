@@ -16,6 +16,9 @@ what they do it to, in `realtime.membership` and `realtime.calls`.
 The first to find a reason calls `Connection.close`: it names the close reason and cancels the tree. Then, within
 a deadline, the goodbye is said: the `disconnect` push, what was still queued if the peer listens, the wire's own
 close. Whatever happens, the wire is aborted and the hub has forgotten the connection when `run` returns.
+
+A little long for this house: how a connection arrives, lives and says goodbye share its one nursery and one outbox, and
+are only right together.
 """
 
 from __future__ import annotations

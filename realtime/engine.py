@@ -10,6 +10,9 @@
     '- feeds      push into topics
 
 For a program that wants the hub in its own Trio nursery. `realtime.server` adds the transports.
+
+A little long for this house: it is the one list of what a program may ask of a server, and each entry is a few lines
+that hand on to the part that does it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ that is malformed. It is fed the irregular frames one at a time, as they came, a
 taken up in its place in the order. Most connections never need it, and have neither its task nor its memory.
 
 Its answers (close frames) pass through our stream, which never lets two frames mix.
+
+A little long for this house: what is ordinary and what is handed over is decided frame by frame, on one buffer.
 """
 
 from __future__ import annotations
