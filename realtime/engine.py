@@ -294,8 +294,10 @@ class Engine:
     async def end(self, topic: str, reason: CloseReason) -> None:
         """Close the connections that a route has brought to the topic, once they were handed what was published."""
         await self._wait_handed_out(topic)
-        for connection in self.connections:
-            if connection.binding is not None and connection.binding.topic == topic:
+        for subscription in self.hub.subscriptions(topic):
+            # By way of the topic: a batch that ends must not look through all connections of the server.
+            connection = self.connections.get(subscription.outbox.owner)
+            if connection is not None and connection.binding is not None:
                 connection.close(reason)
 
     async def _wait_handed_out(self, topic: str) -> None:

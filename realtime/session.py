@@ -131,7 +131,8 @@ class Session:
         if topic is None:
             return
         kind, name = self.kinds.split(topic)
-        if self.only is not None and topic != self.only:
+        if self.only is not None and (topic != self.only or isinstance(command, messages.Unsubscribe)):
+            # Nor may it leave: the connection is there for this topic, and ends with it.
             raise CommandError(ErrorCode.PERMISSION_DENIED, "this path leads to one topic only")
         user = self.identity.user
         if isinstance(command, messages.Publish):

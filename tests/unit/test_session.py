@@ -176,3 +176,14 @@ def test_peer_that_came_by_a_route_names_its_topic_only():
 def test_session_describes_itself():
     """What the welcome says."""
     assert session().describe() == {"connection": "c_1", "user": "7"}
+
+
+def test_peer_that_came_by_a_route_neither_goes_elsewhere_nor_leaves():
+    """Its connection is there for one topic."""
+    bound = session(user="7")
+    bound.only = "room:a"
+    for kind, topic in (("subscribe", "room:b"), ("unsubscribe", "room:a"), ("history", "room:b")):
+        decision = bound.decide(text(kind, topic=topic))
+        assert isinstance(decision, Refused)
+        assert decision.error.code == "PERMISSION_DENIED"
+    assert isinstance(bound.decide(text("update", topic="room:a", fields=["x"])), Accepted)
