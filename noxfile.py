@@ -75,6 +75,19 @@ def schemathesis(session: nox.Session) -> None:
     session.run("python", "tests/conformance/http_api.py")
 
 
+@nox.session(reuse_venv=False)
+def audit(session: nox.Session) -> None:
+    """What the product brings along, held against PyPI's advisories; needs the network."""
+    session.install("-e", ".")
+    frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True)
+    session.install("pip-audit>=2.9,<3")
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(str(frozen))
+        # Strict: what the service knows nothing of would count as good.
+        session.run("pip-audit", "--strict", "--disable-pip", "--no-deps", "-r", str(requirements))
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, with warnings as errors; its examples are among the tests."""

@@ -40,6 +40,10 @@ class Sizes:
     http_requests: int = 3000
     view_subscribers: int = 10_000
     tick_rate: float = 1000
+    flood_subscribers: int = 200
+    flood_pace: float = 50
+    """Publishes a second that the flood is to leave alone."""
+    flood_rate: float = 2000
     scale: tuple[int, ...] = (100, 1000, 5000, 10_000)
     rate: float = 20
     warmup_seconds: float = 1
@@ -59,6 +63,8 @@ SMOKE = Sizes(
     http_requests=200,
     view_subscribers=20,
     tick_rate=200,
+    flood_subscribers=20,
+    flood_rate=200,
     rate=50,
     warmup_seconds=0.1,
     window_seconds=0.2,

@@ -15,6 +15,8 @@
  *            miss what is not the newest
  *   storm    open, confirm, close, again; --parallel at a time
  *   idle     open, tell the parent, hold
+ *   flood    --rate a second are opened, ask and are refused; at the lowest priority, so that another generator
+ *            on the same core can measure meanwhile
  *   request  --request-inflight requests under way on each connection; a reply, in whatever order, sends
  *            the next. Which request it answers is told by the number behind --reply-id
  *
@@ -162,7 +164,7 @@ static void parse_options(int argc, char **argv)
 /* ------------------------------------------------------------------ state */
 
 typedef enum { CLOSED, CONNECTING, HEAD, SCRIPT, OPEN } State;
-typedef enum { SUBSCRIBER, PUBLISHER, REQUESTER, VISITOR } Role;
+typedef enum { SUBSCRIBER, PUBLISHER, REQUESTER, VISITOR, INTRUDER } Role;
 typedef enum { CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_DATA, CHUNK_END } ChunkPhase;
 
 typedef struct {
@@ -207,8 +209,8 @@ static struct {
     int under_way, next_room, next_pub;
     bool publishing;
     uint64_t arrived, window_arrived, window_published, duplicates, stray, timed_out, gaps, gap_total;
-    /* storm, request */
-    uint64_t completed, window_completed, failed, last_id;
+    /* storm, request, flood */
+    uint64_t completed, window_completed, failed, refused, last_id;
     double cpu_start;
 } run;
 
@@ -299,7 +301,7 @@ static void conn_lost(Conn *c)
         run.open_failed++;
     else if (!c->closing)
         run.lost_connections++;
-    if (c->role == VISITOR)
+    if (c->role == VISITOR || c->role == INTRUDER)
         run.failed++;
     conn_close(c);
 }
@@ -364,7 +366,8 @@ static void conn_open(Conn *c)
         setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     }
     struct sockaddr_in address = {.sin_family = AF_INET};
-    if (opt.sources > 1) { /* each source address brings its own set of local ports */
+    /* Each source address brings its own set of local ports; an intruder's is never that of the others. */
+    if (opt.sources > 1 || c->role == INTRUDER) {
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + opened++ % (uint32_t)opt.sources);
         setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
         if (bind(c->fd, (struct sockaddr *)&address, sizeof address))
@@ -800,6 +803,12 @@ static size_t read_head(Conn *c, char *data, size_t len)
     c->chunked = strcasestr(data, "transfer-encoding: chunked") != NULL;
     c->chunk_phase = CHUNK_SIZE;
     c->chunk_left = 0;
+    if (c->role == INTRUDER) {
+        run.refused += !right;
+        run.completed += right;
+        conn_close(c);
+        return len;
+    }
     if (!right) {
         conn_lost(c);
         return len;
@@ -1136,6 +1145,40 @@ static void storm(void)
     emit_completed();
 }
 
+static void flood_until(uint64_t end)
+{
+    uint64_t step = (uint64_t)(1e9 / opt.rate), due = now_ns();
+    for (int next = 0; now_ns() < end;) {
+        for (int tried = 0; due <= now_ns() && tried < opt.parallel; tried++) {
+            Conn *c = &run.conns[next++ % opt.parallel];
+            if (c->state != CLOSED)
+                continue;
+            conn_open(c);
+            due += step;
+        }
+        if (due < now_ns())
+            due = now_ns(); /* all are under way: what could not be sent is not made up for */
+        turn(after(0.002)); /* less would be no waiting at all, with an epoll that counts milliseconds */
+    }
+}
+
+static void flood(void)
+{
+    if (nice(19) == -1 && errno)
+        die("nice() failed");
+    if (opt.rate <= 0)
+        die("a flood needs a rate");
+    run.conns = make_conns(opt.parallel, INTRUDER, &opt.sub);
+    flood_until(after(opt.warmup));
+    run.refused = run.completed = run.failed = 0;
+    window_begin();
+    flood_until(after(opt.duration));
+    window_finish();
+    emit("{\"event\":\"result\",\"seconds\":%.4f,\"refused\":%llu,\"unanswered\":%llu,\"let_in\":%llu}",
+         window_seconds(), (unsigned long long)run.refused, (unsigned long long)run.failed,
+         (unsigned long long)run.completed);
+}
+
 static void request(void)
 {
     run.conns = make_conns(opt.connections, REQUESTER, &opt.sub);
@@ -1185,6 +1228,7 @@ int main(int argc, char **argv)
     else if (!strcmp(opt.mode, "storm")) storm();
     else if (!strcmp(opt.mode, "request")) request();
     else if (!strcmp(opt.mode, "idle")) idle();
+    else if (!strcmp(opt.mode, "flood")) flood();
     else die("unknown mode");
     return 0;
 }

@@ -32,6 +32,7 @@ from benchmarks.deliveries import (
     delivery_faults,
     sources_for,
 )
+from benchmarks.flood_work import Flood
 from benchmarks.http_work import HttpRequests
 from benchmarks.load import visitor_texts
 from benchmarks.peers import Peer
@@ -365,5 +366,6 @@ ALL: tuple[Work, ...] = (
     Scale(),
     Views(),
     Ticks(),
+    Flood(),
     Stop(),
 )

@@ -19,14 +19,14 @@ import random
 import secrets
 import sys
 from itertools import cycle
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import structlog
 import trio
 from msgspec import Meta, Struct
 
-from realtime import Access, CommandError, ErrorCode, Identity
+from realtime import CommandError, ErrorCode, Identity
 from realtime.breaker import CircuitBreaker
 from realtime.feeds import Feeds
 from realtime.requests import Caller
@@ -34,10 +34,23 @@ from realtime.server import Server, open_server, run_until_signalled
 
 KINDS = {
     "symbol": {"pattern": "000001|000858|300750|600036|600519|601318"},  # not any six digits: each costs a task
-    "market": {"bare": True, "join": Access.ANYONE, "history_messages": 1},
+    "market": {"bare": True, "history_messages": 1},
     # Made by `create_room`, or by a back end over HTTP. Its name cannot be guessed: who knows it was invited.
-    "private": {"must_exist": True, "publish": Access.AUTHENTICATED, "presence": "members", "max_members": 50},
+    "private": {"must_exist": True, "presence": "members", "max_members": 50},
 }
+
+TALK = ["join", "publish", "presence", "history"]
+#: Who may do what; what none of them allows is denied. ``room:trader`` is for traders, ``room:dealer`` for dealers.
+RULES = [
+    {"name": "watch", "topics": ["symbol:*", "market", "global", "room:news"], "allow": ["join", "history"]},
+    {"name": "tell news", "roles": ["dealer"], "topics": ["room:news"], "allow": ["publish"]},
+    {"name": "talk", "topics": ["room:lobby", "room:{role}", "private:*"], "allow": TALK},
+    {"name": "ask", "actions": ["get_fund_flow"], "allow": ["request"]},
+    {"name": "deal", "roles": ["dealer"], "actions": ["create_room", "remove_room", "notify"], "allow": ["request"]},
+]
+
+#: A screen that comes back subscribes to all it had, then a person clicks. And no user types faster.
+LIMITS: dict[str, Any] = {"command_rate": 20, "command_burst": 250, "publish_rate": 2, "publish_burst": 10}
 
 USERS = {
     "token-of-ada": Identity("ada", roles=frozenset({"dealer", "trader"}), info={"name": "Ada"}),
@@ -48,8 +61,8 @@ USERS = {
 feeds = Feeds()
 
 
-async def authenticate(token: str) -> Identity:
-    """Who has this token. A real one asks a session store, or checks a signature as in ``workspace.py``."""
+def authenticate(token: str) -> Identity:
+    """Who has this token. A real one asks a session store; the settings check signatures, as in ``workspace.py``."""
     if token not in USERS:
         raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
     return USERS[token]
@@ -133,47 +146,34 @@ class Notice(Struct):
 
 
 def answer_requests(server: Server, source: FundFlowSource) -> None:
-    """Register what peers may ask this server to do."""
+    """Register what peers may ask this server to do, if a rule lets them."""
+    senders: Any = {"user": server.send_to_user, "role": server.send_to_role, "connection": server.send_to_connection}
     breaker = CircuitBreaker("fund flow", failures=3, retry_seconds=1.0)
 
-    @server.handler("get_fund_flow", allow=Access.AUTHENTICATED, concurrency=8, timeout_seconds=2.0, breaker=breaker)
+    @server.handler("get_fund_flow", concurrency=8, timeout_seconds=2.0, breaker=breaker)
     async def get_fund_flow(wanted: FundFlowOf) -> FundFlow:
         """After three failures in a row the source is left alone for a second, and who asks is told so at once."""
         return await source.fund_flow(wanted.symbol)
 
-    @server.handler("create_room", allow=Access.AUTHENTICATED)
-    def create_room(caller: Caller) -> Room:
-        _require(caller, "dealer")
+    @server.handler("create_room")
+    def create_room() -> Room:
         room = Room(f"private:{secrets.token_urlsafe(9)}")
         server.create_topic(room.topic)
         return room
 
-    @server.handler("remove_room", allow=Access.AUTHENTICATED)
-    async def remove_room(room: Room, caller: Caller) -> None:
+    @server.handler("remove_room")
+    async def remove_room(room: Room) -> None:
         """Its members are told that it is gone."""
-        _require(caller, "dealer")
         await server.remove_topic(room.topic)
 
-    @server.handler("notify", allow=Access.AUTHENTICATED)
+    @server.handler("notify")
     async def notify(notice: Notice, caller: Caller) -> dict[str, int]:
-        _require(caller, "dealer")
         message = {"text": notice.text, "from": caller.user}
         kind, _, name = notice.to.partition(":")
-        match kind:
-            case "user":  # on all devices; who is not here finds it on coming back
-                receipt = await server.send_to_user(name, message, event="notice")
-            case "role":
-                receipt = await server.send_to_role(name, message, event="notice")
-            case "connection":
-                receipt = await server.send_to_connection(name, message, event="notice")
-            case _:
-                receipt = await server.publish(notice.to, message, event="notice")
+        # A user has it on all devices; who is not here finds it on coming back.
+        send, to = (senders[kind], name) if kind in senders else (server.publish, notice.to)
+        receipt = await send(to, message, event="notice")
         return {"offset": receipt.offset}
-
-
-def _require(caller: Caller, role: str) -> None:
-    if role not in caller.roles:
-        raise CommandError(ErrorCode.PERMISSION_DENIED, f"only a {role} may do this")
 
 
 @click.command()
@@ -185,7 +185,7 @@ def main(port: int, api_keys: tuple[str, ...], source_failures: int) -> None:
 
     async def serve() -> None:
         async with open_server(
-            port=port, api_keys=api_keys, kinds=KINDS, authenticate=authenticate, feeds=feeds
+            port=port, api_keys=api_keys, kinds=KINDS, rules=RULES, authenticate=authenticate, feeds=feeds, **LIMITS
         ) as server:
             answer_requests(server, FundFlowSource(source_failures))
             print(f"Serving on {server.url}", flush=True)

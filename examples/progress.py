@@ -25,7 +25,7 @@ import trio
 from quart import current_app, request
 from quart_trio import QuartTrio
 
-from realtime import Access, CommandError, ErrorCode
+from realtime import CommandError, ErrorCode
 from realtime.batch import Job, JobFailed, Output, run_batch
 from realtime.envelopes import Envelope, Naming, ProgressDialect
 from realtime.progress import ProgressSessions
@@ -36,6 +36,11 @@ from transports.responses import error_body, status_of
 
 #: How many characters an agent writes in a second. It stands for a model that is asked, and takes its time.
 SPEED = 1000
+
+#: Whoever knows the id of a session may follow it, and is told what goes to everybody; all else is denied.
+RULES = [
+    {"name": "followers", "topics": ["session:*", "global"], "allow": ["join", "history"], "who": "anyone"},
+]
 
 app = QuartTrio(__name__)
 log = structlog.get_logger("progress")
@@ -166,11 +171,9 @@ def main(port: int, heartbeat_seconds: float, idle_seconds: float, max_topics: i
     """Serve until SIGTERM or Ctrl-C; batches that run then are cancelled, and who follows them is told."""
 
     async def serve() -> None:
-        # Whoever knows the id of a session may follow it.
-        kinds = {"session": {"join": Access.ANYONE}}
         async with (
             open_server(
-                port=port, app=app, kinds=kinds, allow_anonymous=True, origins=["*"], max_server_topics=max_topics
+                port=port, app=app, rules=RULES, allow_anonymous=True, origins=["*"], max_server_topics=max_topics
             ) as server,
             trio.open_nursery() as nursery,
         ):

@@ -1,6 +1,7 @@
-"""What is done to a project over HTTP: it is changed, deleted, and a workflow is started in it.
+"""What is done to a project over HTTP: it is shown, changed, deleted, and a workflow is started in it.
 
-Each publishes first. What could not be told has not happened, and the members never see a state that nobody told them.
+Each change is published first. What could not be told has not happened, and the members never see a state that nobody
+told them.
 """
 
 from __future__ import annotations
@@ -13,23 +14,40 @@ import structlog
 import trio
 from quart import Blueprint, current_app, request
 from workspace_events import Id, ProjectChanges, Workspace
-from workspace_people import PROJECTS, authenticate, check_member
+from workspace_people import PROJECTS
 
-from realtime import CommandError
+from realtime import CommandError, ErrorCode
+from realtime.auth import Carrier
+from realtime.server import Server
 
 projects = Blueprint("projects", __name__)
 log = structlog.get_logger("workspace")
 
 
 async def member_of(project_id: str) -> str:
-    """The user behind a request for a project, who is a member of it. Raises `CommandError`."""
+    """The user behind a request for a project, who is a member of it. Raises `CommandError`, and tells the user."""
+    server: Server = current_app.extensions["realtime"]
     _, _, token = request.headers.get("Authorization", "").partition(" ")
-    return check_member((await authenticate(token)).user, project_id)
+    identity = await server.log_in(token, Carrier.HEADER)
+    assert identity.user is not None  # every token names one
+    if project_id in PROJECTS and project_id in identity.claims["projects"]:
+        return identity.user
+    log.warning("project refused", user=identity.user, project=project_id)
+    # Nobody is to learn whether there is another one.
+    error = CommandError(ErrorCode.PERMISSION_DENIED, "you are in no such project")
+    await workspace().connection_error(user_id=identity.user, code=error.code, message=error.message)
+    raise error
 
 
 def workspace() -> Workspace:
     found: Workspace = current_app.extensions["workspace"]
     return found
+
+
+@projects.get("/projects/<project_id>")
+async def show_project(project_id: str) -> dict[str, Any]:
+    await member_of(project_id)
+    return PROJECTS[project_id]
 
 
 @projects.patch("/projects/<project_id>")

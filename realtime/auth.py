@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from attrs import field, frozen
 
-from realtime.topics import Kinds
+__all__ = ["ANONYMOUS", "Authenticate", "Carrier", "Grant", "Identity", "Right", "Verb", "own_topics"]
 
-__all__ = ["ANONYMOUS", "Authenticate", "Identity", "own_topics"]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Verb(StrEnum):
+    """What a peer may be allowed to do on a topic; the last one is about actions."""
+
+    JOIN = "join"
+    PUBLISH = "publish"
+    #: To see who else is there.
+    PRESENCE = "presence"
+    #: To read what was published before.
+    HISTORY = "history"
+    REQUEST = "request"
+
+
+class Right(StrEnum):
+    """What a back end may be allowed to do over the HTTP API."""
+
+    PUBLISH = "publish"
+    READ = "read"
+    #: To log users in by `realtime.tickets`.
+    TICKETS = "tickets"
+    #: Everything, also what the others allow.
+    ADMIN = "admin"
+
+
+class Carrier(StrEnum):
+    """How a token came."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    SUBPROTOCOL = "subprotocol"
+    #: The command ``auth``.
+    MESSAGE = "message"
+    #: In a URL, where that is switched on.
+    QUERY = "query"
+
+
+@frozen
+class Grant:
+    """Topics that a token itself opens to its bearer."""
+
+    #: A pattern of topics, in which a star is any text.
+    topics: str
+    verbs: frozenset[Verb]
 
 
 @frozen
@@ -20,26 +66,38 @@ class Identity:
     #: Each brings the peer into the topic ``role:<name>``.
     roles: frozenset[str] = field(default=frozenset(), kw_only=True)
     #: What other members of a room may know of this one.
-    info: Mapping[str, Any] = field(factory=dict, hash=False, kw_only=True)
+    info: Mapping[str, Any] = field(default=_NOTHING, hash=False, kw_only=True)
     #: Seconds of this login left when it was made; None: it does not expire.
     expires_in: float | None = None
+    #: What else is known of the user, for rules that look at it.
+    claims: Mapping[str, Any] = field(default=_NOTHING, hash=False, kw_only=True, repr=False)
+    #: The topics that the login itself opens; None: it says nothing of topics.
+    grants: tuple[Grant, ...] | None = field(default=None, kw_only=True)
+    #: What the user may do over the HTTP API.
+    rights: frozenset[Right] = field(default=frozenset(), kw_only=True)
+    #: Names the token, so that it can be revoked.
+    token_id: str | None = field(default=None, kw_only=True, repr=False)
+    #: When the token was made, in seconds of the Unix clock; None: not known.
+    issued_at: float | None = field(default=None, kw_only=True)
 
 
 ANONYMOUS = Identity()
 
-#: Raises `realtime.errors.CommandError` (``AUTH_FAILED``, ``TOKEN_EXPIRED``) for a token that is no good.
-Authenticate = Callable[[str], Awaitable[Identity]]
+#: From a token, and if it takes two arguments the way it came, to who its bearer is; plain or async. Raises
+#: `realtime.errors.CommandError` (``AUTH_FAILED``, ``TOKEN_EXPIRED``) for a token that is no good.
+Authenticate = Callable[..., Awaitable[Identity] | Identity]
 
 
-def own_topics(templates: Iterable[str], identity: Identity, kinds: Kinds) -> Iterator[str]:
-    """The topics that a login brings: with ``{user}`` and ``{role}`` filled in, and others that are open to it."""
+def own_topics(templates: Iterable[str], identity: Identity) -> Iterator[tuple[str, bool]]:
+    """The topics that a login brings, and of each whether it is the peer's own.
+
+    With ``{user}`` or ``{role}`` filled in it is; any other is for those who may join it.
+    """
     for template in templates:
         if "{user}" in template:
             if identity.user is not None:
-                yield template.replace("{user}", identity.user)
+                yield template.replace("{user}", identity.user), True
         elif "{role}" in template:
-            yield from (template.replace("{role}", role) for role in sorted(identity.roles))
+            yield from ((template.replace("{role}", role), True) for role in sorted(identity.roles))
         else:
-            kind, name = kinds.split(template)
-            if kind.join.allows(identity.user, name):
-                yield template
+            yield template, False

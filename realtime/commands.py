@@ -13,6 +13,8 @@ import trio
 from msgspec import UNSET, Raw
 
 from realtime import messages
+from realtime.audit import AuditEvent
+from realtime.auth import Carrier, Verb
 from realtime.broker import Draft
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
@@ -45,6 +47,7 @@ def error_reply(command_id: int | str | None, error: CommandError) -> Reply:
         "code": error.code,
         "message": error.message,
         "retry_after": error.retry_after,
+        "trace_id": error.trace_id,
     }
 
 
@@ -59,6 +62,8 @@ def starting_point(reply: Reply) -> Reply:
 
 async def _publish(connection: Connection, command: messages.Publish) -> Reply:
     publisher = connection.engine.publisher
+    await connection.permits.check(Verb.PUBLISH, command.topic)
+    connection.engine.admission.check_publish(connection.conduct.account)
     idempotency_key = command.idempotency_key
     if idempotency_key is not None:
         # Of this user only: nobody is to learn from a receipt what others have published.
@@ -82,6 +87,7 @@ async def _publish(connection: Connection, command: messages.Publish) -> Reply:
 
 async def _subscribe(connection: Connection, command: messages.Subscribe) -> Reply:
     reply = await connection.membership.join(Subscribe.of(command))
+    connection.conduct.record(AuditEvent.SUBSCRIBE, topic=command.topic)
     reply["id"] = command.id
     return reply
 
@@ -111,6 +117,7 @@ async def _unsubscribe(connection: Connection, command: messages.Unsubscribe) ->
 
 async def _history(connection: Connection, command: messages.History) -> Reply:
     engine = connection.engine
+    await _check_looking(connection, Verb.HISTORY, command.topic)
     engine.registry.check(engine.kinds.split(command.topic)[0], command.topic)
     after = None if command.after is None else command.after.position()
     page = await engine.broker.browse(command.topic, after, command.limit)
@@ -135,6 +142,7 @@ async def _history(connection: Connection, command: messages.History) -> Reply:
 
 async def _members(connection: Connection, command: messages.Members) -> Reply:
     engine = connection.engine
+    await _check_looking(connection, Verb.PRESENCE, command.topic)
     engine.registry.check(engine.kinds.split(command.topic)[0], command.topic)
     page = engine.members(command.topic, command.after, command.limit)
     return {
@@ -147,8 +155,15 @@ async def _members(connection: Connection, command: messages.Members) -> Reply:
     }
 
 
+async def _check_looking(connection: Connection, verb: Verb, topic: str) -> None:
+    """Raise `CommandError` where the peer may not look around in a topic; who was placed there may."""
+    subscription = connection.session.subscriptions.get(topic)
+    if subscription is None or not subscription.placed:
+        await connection.permits.check(verb, topic)
+
+
 async def _request(connection: Connection, command: messages.Request) -> Reply | None:
-    return connection.calls.start(command, connection.start_soon)
+    return await connection.calls.start(command, connection.start_soon)
 
 
 async def _stats(connection: Connection, command: messages.Stats) -> Reply:
@@ -176,11 +191,12 @@ async def _ping(connection: Connection, command: messages.Ping) -> Reply:
 
 
 async def _auth(connection: Connection, command: messages.Auth) -> Reply:
-    identity = await connection.engine.authenticate(command.token)
-    known = connection.session.identity.user
-    if known is not None and identity.user != known:
-        raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
-    joined = await connection.log_in(identity, command.cursor)
+    try:
+        identity = await connection.engine.log_in(command.token, Carrier.MESSAGE)
+        joined = await connection.log_in(identity, command.cursor)
+    except CommandError as error:
+        connection.conduct.fail_login(error)
+        raise
     return {
         "type": "authenticated",
         "id": command.id,
@@ -194,14 +210,19 @@ async def _batch(connection: Connection, command: messages.Batch) -> Reply:
     connection.outbox.corks += 1  # no message of a topic before the reply that confirms it
     replies: list[Raw] = []
     size = 0
+    too_fast: CommandError | None = None
     try:
         # One after the other, also deciding: a later command may build on an earlier one.
         for number, part in enumerate(command.commands, 1):
-            decision = connection.session.decide_part(part)
+            decision = connection.decide_part(part)
             if size > MAX_BATCH_BYTES and isinstance(decision, Accepted):
                 too_long = CommandError(ErrorCode.LIMIT_EXCEEDED, "the replies of this batch are too long already")
                 decision = Refused(decision.command.id, too_long)
-            reply = await connection.carry_out(decision)
+            if isinstance(decision, Refused) and decision.error.code is ErrorCode.RATE_LIMIT_EXCEEDED:
+                too_fast = decision.error
+                reply: Reply | None = error_reply(decision.id, too_fast)
+            else:
+                reply = await connection.carry_out(decision)
             if reply is not None:
                 text = encode(reply)
                 replies.append(Raw(text))
@@ -210,6 +231,8 @@ async def _batch(connection: Connection, command: messages.Batch) -> Reply:
                 await trio.lowlevel.checkpoint()  # a thousand commands must not hold up a tick
     finally:
         connection.outbox.corks -= 1
+    if too_fast is not None:  # once for all: the peer could not know before it was told
+        connection.conduct.note(too_fast)
     return {"type": "batch", "id": command.id, "replies": replies}
 
 

@@ -7,16 +7,22 @@ allowed.
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from attrs import evolve, field, fields, frozen, validators
 
+from realtime.api_keys import ApiKeys
+from realtime.conversion import convert
 from realtime.errors import CommandError, ConfigurationError, ErrorCode
+from realtime.keyring import SUPPORTED
+from realtime.permissions import Policy, Rule
+from realtime.tokens import TokenRules
 from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow, PresenceBy, PresenceMode
 
 __all__ = ["Settings", "load_settings"]
@@ -24,6 +30,8 @@ __all__ = ["Settings", "load_settings"]
 _positive: Any = validators.gt(0)
 _not_negative: Any = validators.ge(0)
 _optional_positive: Any = validators.optional(_positive)
+_rate: Any = validators.optional(validators.and_(validators.gt(0), validators.lt(math.inf)))
+_burst: Any = [validators.ge(1), validators.lt(math.inf)]
 
 
 @frozen(kw_only=True)
@@ -40,12 +48,58 @@ class Settings:
     dev: bool = False
     #: Whether a peer may connect without saying who it is.
     allow_anonymous: bool = False
-    #: Origins of web pages that may connect besides the server's own; ``*`` is every origin.
+    #: Origins of web pages that may connect besides the server's own; ``*`` is every origin, without its cookies.
     origins: tuple[str, ...] = ()
-    #: Keys that back ends present to publish over HTTP.
+    #: Proxies in front, as addresses or networks, that are believed when they say who asks and how.
+    trusted_proxies: tuple[str, ...] = ()
+    #: Which headers they say it in. Those of the other sort may come from anybody.
+    forwarded_header: Literal["x-forwarded", "forwarded"] = field(
+        default="x-forwarded", validator=validators.in_(("x-forwarded", "forwarded"))
+    )
+    #: Keys that back ends present, one line each as ``realtime new-key`` prints it.
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     #: Options for kinds of topics, by name: a table per kind in the file.
     kinds: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    #: Who may do what, a table per rule in the file. With rules, what none of them allows is denied.
+    rules: tuple[Mapping[str, Any], ...] = ()
+    #: How long a function of one's own may take to say who a peer is, or what it may do.
+    authorize_timeout_seconds: float = field(default=5.0, validator=_positive)
+
+    #: How tokens may be signed; none: tokens are left to a function of one's own.
+    jwt_algorithms: tuple[str, ...] = ()
+    #: The shared secret of HS256, at least 32 bytes.
+    jwt_secret: str | None = field(default=None, repr=False)
+    #: Files with public keys, PEM or JWK sets.
+    jwt_key_files: tuple[str, ...] = ()
+    #: Where an identity provider publishes its keys.
+    jwt_jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    #: How far the clocks of issuer and server may be apart.
+    jwt_leeway_seconds: float = field(default=30.0, validator=[validators.ge(0), validators.le(600)])
+    #: A token that is good for ever cannot be taken back by waiting.
+    jwt_require_expiry: bool = True
+    jwt_user_claim: str = "sub"
+    jwt_roles_claim: str = "roles"
+    jwt_info_claim: str = "info"
+    jwt_topics_claim: str = "topics"
+    jwt_rights_claim: str = "rights"
+    #: A key that was withdrawn is good for so long at the most.
+    jwks_refresh_seconds: float = field(default=300.0, validator=_positive)
+    #: Tokens with key ids of their own making must not make us ask the provider for each.
+    jwks_retry_seconds: float = field(default=30.0, validator=_positive)
+    jwks_timeout_seconds: float = field(default=5.0, validator=_positive)
+    #: The cookie that holds a token or the id of a session; None: cookies are not looked at.
+    cookie_name: str | None = None
+    #: Whether ``?token=`` is taken. URLs end in logs and histories, so tickets are the better way.
+    query_tokens: bool = False
+    #: Long enough for a page to connect, too short for anything else.
+    ticket_seconds: float = field(default=30.0, validator=[validators.gt(0), validators.le(3600)])
+    max_tickets: int = field(default=100_000, validator=_positive)
+    #: How long a revoked login is remembered: longer than any token is good for.
+    revocation_seconds: float = field(default=86_400.0, validator=_positive)
+    #: Whether who came, went and was refused is logged. None: by ``realtime serve``, and nowhere else.
+    audit: bool | None = None
 
     #: 64 KiB hold every tick and chat line; a file belongs in an object store.
     max_message_bytes: int = field(default=64 * 1024, validator=_positive)
@@ -59,6 +113,28 @@ class Settings:
     #: What the histories of all topics may hold together. Over it, topics that were used least lately forget first.
     max_history_bytes: int = field(default=1 << 30, validator=_positive)
     max_connections: int = field(default=50_000, validator=_positive)
+    #: Devices and tabs of one person.
+    max_connections_per_user: int | None = field(default=100, validator=_optional_positive)
+    #: An office behind one address, and of IPv6 a network of 64 bits. A proxy in front is to be named in
+    #: `trusted_proxies`, so that it is not taken for its users.
+    max_connections_per_address: int | None = field(default=1000, validator=_optional_positive)
+    #: Connections that have not sent their first request: each may take `request_timeout_seconds` for it.
+    max_handshakes: int = field(default=2000, validator=_positive)
+    #: Connections a second that are let in; about what one core can greet.
+    admission_rate: float | None = field(default=2000.0, validator=_rate)
+    admission_burst: float = field(default=5000.0, validator=_burst)
+    #: Refused attempts a second of one address, in the long run. Over it, its connections are closed unread.
+    refusal_rate: float | None = field(default=5.0, validator=_rate)
+    refusal_burst: float = field(default=100.0, validator=_burst)
+    #: Commands and pings a second of one connection, in the long run.
+    command_rate: float | None = field(default=100.0, validator=_rate)
+    #: A page that comes back subscribes to all that it had.
+    command_burst: float = field(default=500.0, validator=_burst)
+    #: Messages a second that one user may publish, on all connections together.
+    publish_rate: float | None = field(default=50.0, validator=_rate)
+    publish_burst: float = field(default=200.0, validator=_burst)
+    #: Arrays and objects within each other, in anything that a peer sends. What reads it after us may be recursive.
+    max_json_depth: int = field(default=64, validator=[validators.gt(0), validators.le(500)])
     #: Messages of history that one subscription may ask for.
     recover_limit: int = field(default=1000, validator=_positive)
     #: Idempotency keys that are remembered at once; the oldest goes first.
@@ -102,12 +178,56 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigurationError("tls_certificate and tls_key are given together or not at all")
+        self._check_tokens()
         kinds = self.all_kinds()
+        self.policy(kinds)
+        ApiKeys(self.api_keys)
         for template in self.auto_subscribe:
             try:
                 kinds.split(template.replace("{user}", "1").replace("{role}", "1"))
             except CommandError as error:
                 raise ConfigurationError(f"auto_subscribe: {template!r} is not a topic: {error.message}") from None
+
+    def _check_tokens(self) -> None:
+        """Keys and algorithms that go together, or not at all."""
+        unknown = set(self.jwt_algorithms) - set(SUPPORTED)
+        if unknown:
+            raise ConfigurationError(
+                f"jwt_algorithms: {min(unknown)!r} is not supported; there are {', '.join(SUPPORTED)}"
+            )
+        public = {*self.jwt_algorithms} - {"HS256"}
+        for needed, found, what in (
+            ("HS256" in self.jwt_algorithms, self.jwt_secret is not None, "HS256 and jwt_secret"),
+            (bool(public), bool(self.jwt_key_files or self.jwt_jwks_url), "a public-key algorithm and its keys"),
+        ):
+            if needed != found:
+                raise ConfigurationError(f"jwt_algorithms: {what} are given together or not at all")
+        if self.jwt_jwks_url and (self.jwt_key_files or self.jwt_secret):
+            raise ConfigurationError("jwt_jwks_url: the keys come from there alone, or not from there")
+
+    def policy(self, kinds: Kinds) -> Policy:
+        """Who may do what; raises `ConfigurationError`."""
+        explicit = {
+            (name, verb) for name, options in self.kinds.items() for verb in ("join", "publish") if verb in options
+        }
+        if self.dev:
+            explicit |= {(name, verb) for name in ("room", "symbol") for verb in ("join", "publish")}
+        return Policy(kinds, [Rule.of(table, number) for number, table in enumerate(self.rules, 1)], explicit)
+
+    def token_rules(self) -> TokenRules:
+        """What a token must be."""
+        return TokenRules(
+            algorithms=self.jwt_algorithms,
+            issuer=self.jwt_issuer,
+            audience=self.jwt_audience,
+            leeway_seconds=self.jwt_leeway_seconds,
+            require_expiry=self.jwt_require_expiry,
+            user_claim=self.jwt_user_claim,
+            roles_claim=self.jwt_roles_claim,
+            info_claim=self.jwt_info_claim,
+            topics_claim=self.jwt_topics_claim,
+            rights_claim=self.jwt_rights_claim,
+        )
 
     @property
     def anonymous(self) -> bool:
@@ -168,9 +288,22 @@ def load_settings(
     values: dict[str, Any] = {}
     if path is not None:
         values.update(_checked(_read_file(Path(path)), where=str(path)))
+        if ApiKeys(values.get("api_keys", ())).has_plain:
+            raise ConfigurationError(f"api_keys ({path}): no plain key belongs in a file; see `realtime new-key`")
     values.update(_from_environment(os.environ if environ is None else environ))
     values.update(_checked(overrides, where="arguments"))
     return Settings(**values)
+
+
+def read_key_files(settings: Settings) -> list[bytes]:
+    """What stands in the files with keys; raises `ConfigurationError`."""
+    contents = []
+    for name in settings.jwt_key_files:
+        try:
+            contents.append(Path(name).read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"jwt_key_files: {name}: {error.strerror}") from None
+    return contents
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -179,7 +312,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for what is not UTF-8
         raise ConfigurationError(f"{path}: not TOML: {error}") from None
 
 
@@ -190,7 +323,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if not variable.startswith("REALTIME_"):
             continue
         name = variable.removeprefix("REALTIME_").lower()
-        if name not in known or name == "kinds":
+        if name not in known or name in ("kinds", "rules"):
             raise ConfigurationError(f"{variable}: no such setting")
         raw[name] = text
     return _checked(raw, where="environment")
@@ -206,7 +339,7 @@ def _checked(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
             raise ConfigurationError(f"{name} ({where}): no such setting")
         wanted = str(attribute.type)
         try:
-            converted = _convert(value, wanted)
+            converted = convert(value, wanted)
             if attribute.validator is not None:
                 attribute.validator(_BLANK, attribute, converted)
         except (ValueError, TypeError) as error:
@@ -218,43 +351,6 @@ def _checked(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
 
 #: The validators want an instance to speak of.
 _BLANK = object()
-_WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-
-
-def _convert(value: Any, wanted: str) -> Any:
-    """A value from TOML, the environment or a caller as ``wanted``: a setting's type as it is written."""
-    if "Mapping" in wanted:
-        if not isinstance(value, Mapping):
-            raise TypeError("must be a table")
-        return value
-    if value is None and "None" in wanted:
-        return None
-    if wanted.startswith("tuple"):
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise TypeError("must be a list of texts")
-        return tuple(item.strip() for item in items if item.strip())
-    if wanted == "bool":
-        flag = value if isinstance(value, bool) else _WORDS.get(str(value).lower())
-        if flag is None:
-            raise TypeError("must be true or false")
-        return flag
-    if wanted.startswith("int"):
-        return _number(value, int, "must be a whole number")
-    if wanted.startswith("float"):
-        return _number(value, float, "must be a number")
-    if not isinstance(value, str):
-        raise TypeError("must be a text")
-    return value
-
-
-def _number(value: Any, number: type[int | float], fault: str) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (str, int) if number is int else (str, int, float)):
-        raise TypeError(fault)
-    try:
-        return number(value)
-    except ValueError:
-        raise TypeError(fault) from None
 
 
 def with_overrides(settings: Settings, **overrides: Any) -> Settings:

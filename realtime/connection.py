@@ -29,55 +29,40 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
-from attrs import evolve, frozen
+from attrs import evolve
+from msgspec import Raw
 
 from realtime import closing, messages
+from realtime.audit import AuditEvent
 from realtime.auth import ANONYMOUS, Identity
 from realtime.calls import Calls
 from realtime.closing import CloseReason
 from realtime.commands import ACTIONS, Reply, error_reply, starting_point
+from realtime.conduct import Conduct
 from realtime.deadlines import Deadlines
 from realtime.dialect import Dialect, DialectFraming
 from realtime.directory import no_such_connection
 from realtime.errors import CommandError, ErrorCode, ProtocolViolation, WireError
+from realtime.gate import Permits
 from realtime.heartbeat import beat
 from realtime.history import Since, decode_cursor
 from realtime.membership import Membership
 from realtime.messages import encode
 from realtime.routes import Binding
 from realtime.session import Accepted, Refused, Session, State
+from realtime.statistics import ConnectionStatistics
 from realtime.wire import Wire
 from realtime.wishes import Subscribe
 
 if TYPE_CHECKING:
     from realtime.engine import Engine
 
-__all__ = ["Connection", "ConnectionStatistics"]
+__all__ = ["Connection"]
 
 log = structlog.get_logger("realtime")
 
 #: How long the goodbye of one connection may take when nobody said otherwise.
 GOODBYE_SECONDS = 5.0
-
-
-@frozen
-class ConnectionStatistics:
-    """What is known about one connection."""
-
-    id: str
-    user: str | None
-    transport: str
-    connected_seconds: float
-    heard_seconds_ago: float
-    #: Since its last command; a ping is none.
-    idle_seconds: float
-    commands: int
-    #: Requests that are under way.
-    requests: int
-    subscriptions: int
-    queue_messages: int
-    queue_bytes: int
-    queue_age: float
 
 
 class Connection:
@@ -94,6 +79,7 @@ class Connection:
         secret: str | None = None,
         binding: Binding | None = None,
         cursor: str = "",
+        address: str = "",
     ) -> None:
         """``cursor`` is where the topics are resumed that the server places the peer in."""
         settings = engine.settings
@@ -111,6 +97,7 @@ class Connection:
             id=self.id,
             kinds=engine.kinds,
             max_topics=settings.max_topics,
+            max_depth=settings.max_json_depth,
             only=None if binding is None else binding.topic,
             identity=identity,
             state=State.OPEN if authenticated else State.GREETING,
@@ -126,8 +113,12 @@ class Connection:
             on_failure=self.close,
         )
         self._nursery: trio.Nursery | None = None
-        self.membership = Membership(engine, self.session, self.outbox, self._push, places=binding is None)
-        self.calls = Calls(engine, self.session, transport, self._send_soon)
+        self.permits = Permits(engine.gate, identity)
+        self.conduct = Conduct(engine, self.session, address, transport, self.close)
+        self.membership = Membership(
+            engine, self.session, self.outbox, self._push, self.permits, places=binding is None
+        )
+        self.calls = Calls(engine, self.session, self.permits, transport, self._send_soon)
         route = None if binding is None else binding.route
         self._ping_interval = (route and route.ping_interval_seconds) or settings.ping_interval_seconds
         self._deadlines = Deadlines(
@@ -161,6 +152,7 @@ class Connection:
                 raise
             refusal = error
         self.engine.connections.add(self)
+        self.conduct.record_arrival(refusal, subscribe or [])
         trace_id = ""
         try:
             self.outbox.offer_control(await self._wire.open())
@@ -194,6 +186,8 @@ class Connection:
             self.membership.leave_all(lost=True)
             self.close(closing.GONE)  # unless there is a reason already: we were cancelled from outside
             self.engine.connections.remove(self)
+            assert self.reason is not None
+            self.conduct.record_end(self.reason)
             await self._say_goodbye(trace_id)  # noqa: ASYNC102 - shields itself, with a deadline
         assert self.reason is not None
         return self.reason
@@ -206,6 +200,9 @@ class Connection:
                 replies.append(await self._join(wish))  # noqa: PERF401 - those made are undone below
             if self.session.state is State.OPEN:
                 replies.extend(await self.membership.join_own(self.session.identity, decode_cursor(self._cursor)))
+            # Last, with no checkpoint before the peer is in the directory: who was disconnected while it waited for its
+            # history must not slip in behind that.
+            self.engine.check_login(self.session.identity)
         except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
             self.membership.leave_all(lost=False)
             raise
@@ -317,12 +314,18 @@ class Connection:
         ``wait``: it does not come later. Raises `ProtocolViolation`.
         """
         self.commands += 1
-        decision = self.session.decide(text)
+        decision = self.conduct.paced(self.session.decide(text))
         if not _is_ping(decision):
             self._deadlines.active()
-        if wait and isinstance(decision, Accepted) and isinstance(decision.command, messages.Request):
-            return await self.calls.serve(decision.command)
-        return await self.carry_out(decision)
+        return await self.carry_out(decision, wait=wait)
+
+    def decide_part(self, raw: Raw) -> Accepted | Refused:
+        """What to do with one command of a batch: it counts like any other."""
+        return self.conduct.paced(self.session.decide_part(raw))
+
+    def pinged(self) -> bool:
+        """The peer has sent a ping of its wire's own; whether it is answered. See `realtime.wire.Receiver`."""
+        return self.conduct.may_ping()
 
     def _hear(self, dialect: Dialect, text: bytes | memoryview) -> None:
         """A word of a peer that does not speak the protocol: nothing but what keeps the connection alive."""
@@ -390,14 +393,18 @@ class Connection:
 
     # -- carrying out ----------------------------------------------------------------------------------------
 
-    async def carry_out(self, decision: Accepted | Refused) -> Reply | None:
-        """Do what was decided; the reply, or None where it comes later."""
+    async def carry_out(self, decision: Accepted | Refused, *, wait: bool = False) -> Reply | None:
+        """Do what was decided; the reply, or None where it comes later. ``wait``: it does not come later."""
         if isinstance(decision, Refused):
+            self.conduct.note(decision.error)
             return error_reply(decision.id, decision.error)
         command = decision.command
         try:
+            if wait and isinstance(command, messages.Request):
+                return await self.calls.serve(command)
             return await ACTIONS[type(command)](self, command)
         except CommandError as error:
+            self.conduct.note(error)
             return error_reply(command.id, error)
         except Exception:  # a bug in one command: the peer is told, the log has the rest, the connection lives on
             trace_id = secrets.token_hex(8)
@@ -408,11 +415,19 @@ class Connection:
     async def log_in(self, identity: Identity, cursor: str | None = None) -> list[Reply]:
         """Take up a good login, the first or a fresh one of the same user; the topics that it brought.
 
-        Raises `CommandError` for text that is no cursor.
+        Raises `CommandError` for another user, for one who has too many connections, and for text that is no cursor.
         """
         positions = decode_cursor(cursor or self._cursor)
-        session = self.session
-        known, session.identity = session.identity, identity
+        session, engine = self.session, self.engine
+        known = session.identity
+        if known.user is None:
+            engine.check_login(identity)
+        elif identity.user != known.user:
+            raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
+        event = AuditEvent.REFRESH if known.user == identity.user else AuditEvent.LOGIN
+        session.identity = identity
+        self.permits.renew(identity)
+        self.conduct.record(event)
         self.membership.leave_own(known, identity)
         if (known.user, known.info) != (identity.user, identity.info):
             self.membership.change_member()
@@ -421,6 +436,7 @@ class Connection:
         self.engine.connections.log_in(self)
         self._deadlines.log_in(identity)
         self._deadlines.watch(self.start_soon)
+        await self.membership.review()
         return await self.membership.join_own(identity, positions)
 
     def start_soon(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -471,6 +487,7 @@ class Connection:
         return ConnectionStatistics(
             id=self.id,
             user=self.session.identity.user,
+            address=self.conduct.address,
             transport=self.transport,
             connected_seconds=now - self._deadlines.connected_at,
             heard_seconds_ago=now - self._wire.heard_at,
@@ -501,6 +518,8 @@ _REFUSALS = {
     ErrorCode.ROOM_NOT_FOUND: closing.NO_SUCH_SESSION,
     ErrorCode.SESSION_NOT_FOUND: closing.NO_SUCH_SESSION,
     ErrorCode.PERMISSION_DENIED: closing.FORBIDDEN,
+    ErrorCode.AUTH_REQUIRED: closing.NOT_AUTHENTICATED,
+    ErrorCode.AUTH_FAILED: closing.NOT_AUTHENTICATED,
     ErrorCode.LIMIT_EXCEEDED: closing.OVERLOADED,
     ErrorCode.UNAVAILABLE: closing.OVERLOADED,
 }

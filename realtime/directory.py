@@ -48,6 +48,10 @@ class Directory:
         """All connections of a user."""
         return list(self._by_user.get(user, ()))
 
+    def count_of_user(self, user: str) -> int:
+        """How many connections a user has."""
+        return len(self._by_user.get(user, ()))
+
     def page(self, after: str, limit: int) -> list[Connection]:
         """A page of all connections, in the order of their ids."""
         if self._ids is None:  # sorted when somebody looks, and kept in order from then on

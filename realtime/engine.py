@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -27,8 +26,11 @@ from typing import Any, Protocol, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 import trio
-from attrs import frozen
+from attrs import evolve, fields
 
+from realtime.admission import OFFENCES, Admission, Crowded
+from realtime.api_keys import ApiKeys
+from realtime.audit import Audit, AuditEvent
 from realtime.auth import Authenticate, Identity
 from realtime.broker import Broker, MemoryBroker
 from realtime.closing import FORBIDDEN, SHUTTING_DOWN, CloseReason, with_jitter
@@ -36,25 +38,32 @@ from realtime.config import Settings
 from realtime.directory import Directory
 from realtime.errors import CommandError, ErrorCode, lone
 from realtime.events import EventCatalogue
-from realtime.feeds import Feeds, FeedStatistics
+from realtime.feeds import Feeds
+from realtime.gate import Authorize, Denied, Gate
 from realtime.history import Since
-from realtime.hub import Hub, HubStatistics
+from realtime.hub import Hub
 from realtime.idempotency import Receipt, Receipts
 from realtime.ingress import Ingress
 from realtime.local import LocalSubscription, subscribe_locally
-from realtime.presence import MembersPage, Presence, PresenceStatistics
-from realtime.progress import ProgressSessions, ProgressStatistics
+from realtime.login import Login
+from realtime.presence import MembersPage, Presence
+from realtime.progress import ProgressSessions
 from realtime.publishing import Publisher
 from realtime.registry import Registry
-from realtime.requests import ActionOptions, Actions, ActionStatistics
+from realtime.requests import ActionOptions, Actions
+from realtime.revocation import Revocations
 from realtime.routes import Route, Routes
-from realtime.topics import Kind, Mode, Overflow, PresenceMode
+from realtime.statistics import EngineStatistics
+from realtime.tickets import Tickets
+from realtime.topics import Mode, Overflow, PresenceMode
 from realtime.wishes import Subscribe
 
-__all__ = ["Engine", "EngineStatistics", "lone_exceptions_bare", "open_engine"]
+__all__ = ["Engine", "lone_exceptions_bare", "open_engine"]
 
 #: How long those who have a topic that ends may hold up its end.
 HANDING_OUT_SECONDS = 5.0
+#: Settings that take effect while the server runs.
+RELOADED = ("api_keys", "origins", "rules")
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Feed = TypeVar("Feed", bound=Callable[..., Any])
@@ -73,34 +82,17 @@ class Poller(Protocol):
         """Have it look whether there is something to answer."""
         ...
 
+    def renew(self) -> None:
+        """What was decided about its peer does not hold any more."""
+        ...
+
+    async def review(self) -> None:
+        """End it if it has a topic that it may not have any more."""
+        ...
+
     def end(self, topic: str | None, error: CommandError) -> bool:
         """End it, if it has this topic (None: whatever it has); whether it did."""
         ...
-
-
-@frozen
-class EngineStatistics:
-    """A snapshot of everything that is counted."""
-
-    uptime_seconds: float
-    connections: int
-    users: int
-    transports: dict[str, int]
-    refused: dict[str, int]
-    #: Publishes that brought nothing new.
-    duplicates: int
-    #: Topics that were created and removed by request.
-    created_topics: int
-    removed_topics: int
-    hub: HubStatistics
-    presence: PresenceStatistics
-    progress: ProgressStatistics
-    actions: list[ActionStatistics]
-    feeds: list[FeedStatistics]
-
-
-async def _refuse_tokens(token: str) -> Identity:  # noqa: ARG001
-    raise CommandError(ErrorCode.AUTH_FAILED, "this server knows no tokens")
 
 
 class Engine:
@@ -112,6 +104,7 @@ class Engine:
         *,
         broker: Broker | None = None,
         authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
         catalogue: EventCatalogue | None = None,
         actions: Actions | None = None,
         feeds: Feeds | None = None,
@@ -130,7 +123,15 @@ class Engine:
                 now_ms=self.now_ms,
             )
         self.broker: Broker = broker
-        self.authenticate: Authenticate = authenticate or _refuse_tokens
+        self.audit = Audit(enabled=bool(settings.audit))
+        self.tickets = Tickets(most=settings.max_tickets, now=trio.current_time)
+        self.revocations = Revocations(keep_seconds=settings.revocation_seconds)
+        #: From a token and the way it came to an identity. Raises `CommandError`.
+        self.log_in = Login(
+            authenticate, self.tickets, self.revocations, timeout_seconds=settings.authorize_timeout_seconds
+        )
+        self.gate = Gate(settings.policy(self.kinds), authorize, timeout_seconds=settings.authorize_timeout_seconds)
+        self.api_keys = ApiKeys(settings.api_keys)
         self.ingress = Ingress(settings.ingress_messages, settings.ingress_bytes)
         self.hub = Hub(self.broker, self.ingress)
         self.registry = Registry(self.kinds, settings.max_server_topics)
@@ -159,6 +160,7 @@ class Engine:
         self.connections = Directory()
         #: Requests and peers that were turned away, by reason.
         self.refused: dict[str, int] = {}
+        self.admission = Admission(settings, self.refuse)
         #: Where jitter comes from; tests put a constant here.
         self.random: Callable[[], float] = random.random
         #: Whether a shutdown has begun: no new work is to be sent here.
@@ -253,14 +255,6 @@ class Engine:
         return await self.publisher.publish(topic, data, event=event, key=key, checked=True)
 
     # -- topics and peers ------------------------------------------------------------------------------------
-
-    def check_join(self, identity: Identity, topic: str, *, placed: bool = False) -> Kind:
-        """The kind of a topic that this peer may have, or that it is placed in. Raises `CommandError`."""
-        kind, name = self.kinds.split(topic)
-        if not (placed or kind.join.allows(identity.user, name)):
-            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed on this topic")
-        self.registry.check(kind, topic)
-        return kind
 
     def create_topic(self, topic: str) -> bool:
         """Create a topic of a kind whose topics must be; false where it is there already. Raises `CommandError`."""
@@ -367,6 +361,61 @@ class Engine:
         error = CommandError(ErrorCode.PERMISSION_DENIED, reason.text)
         return len(connections) + self._end_polls(user, None, error)
 
+    def revoke_user(self, user: str, reason: CloseReason = FORBIDDEN) -> int:
+        """The same, and no token that the user has been given so far is taken any more. Raises `CommandError`."""
+        self.revocations.revoke_user(user)
+        self.tickets.forget_user(user)
+        return self.disconnect_user(user, reason)
+
+    def revoke_token(self, token_id: str, until: float | None = None) -> int:
+        """Take back one token, and close what has logged in with it; how many there were.
+
+        ``until``: when it expires anyway, in seconds of the Unix clock. Raises `CommandError`.
+        """
+        self.revocations.revoke_token(token_id, until)
+        theirs = [each for each in self.connections if each.session.identity.token_id == token_id]
+        for connection in theirs:
+            connection.close(FORBIDDEN)
+        error = CommandError(ErrorCode.AUTH_FAILED, "the login was revoked")
+        polls = [poll for poll in list(self.polls) if poll.identity.token_id == token_id]
+        return len(theirs) + sum(poll.end(None, error) for poll in polls)
+
+    def check_login(self, identity: Identity) -> None:
+        """Raise `CommandError` where a login that was good does not hold any more, or is one too many."""
+        self.revocations.check(identity)
+        if identity.user is not None:
+            self.admission.check_user(self.connections.count_of_user(identity.user))
+
+    async def reload(self, settings: Settings) -> list[str]:
+        """Take over the rules, the API keys and the origins of new settings.
+
+        Peers lose what they may not have any more; what they may have now they get by asking. The names of other
+        settings that differ, for which the server would have to be started anew.
+        """
+        fresh = {name: getattr(settings, name) for name in RELOADED}
+        self.api_keys = ApiKeys(settings.api_keys)
+        self.settings = evolve(self.settings, **fresh)
+        self.gate.change(self.settings.policy(self.kinds))
+        await self.review()
+        names = [attribute.name for attribute in fields(Settings)]
+        return [name for name in names if getattr(settings, name) != getattr(self.settings, name)]
+
+    async def review(self, user: str | None = None) -> None:
+        """Have everything decided anew that peers, or those of one user, may do: what is behind that has changed."""
+        connections = list(self.connections) if user is None else self.connections.of_user(user)
+        polls = [poll for poll in self.polls if user is None or poll.identity.user == user]
+        if user is None:
+            self.gate.change()
+        for connection in connections:
+            connection.permits.renew(connection.session.identity)
+        for poll in polls:
+            poll.renew()
+        for connection in connections:
+            await connection.membership.review()
+            await trio.lowlevel.checkpoint()  # ten thousand of them must not hold up a tick
+        for poll in polls:
+            await poll.review()
+
     def subscribe(
         self,
         topic: str,
@@ -404,24 +453,34 @@ class Engine:
         """Count a peer that was turned away."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
+    def turn_away(
+        self,
+        reason: str,
+        address: str,
+        error: CommandError,
+        *,
+        transport: str | None = None,
+        connection: str | None = None,
+    ) -> None:
+        """Count an attempt that was refused, log it, and hold it against its address if it was an offence."""
+        if not isinstance(error, Crowded):
+            self.refuse(reason)
+        if error.code in OFFENCES:
+            self.admission.offend(address)
+        self.audit.record(
+            AuditEvent.REFUSED,
+            connection=connection,
+            user=error.user if isinstance(error, Denied) else None,
+            topic=error.asked if isinstance(error, Denied) else None,
+            address=address,
+            transport=transport,
+            code=error.code,
+            reason=f"{reason}: {error.message}",
+        )
+
     def statistics(self) -> EngineStatistics:
         """A snapshot; costs one walk over all subscriptions."""
-        transports = Counter(connection.transport for connection in self.connections)
-        return EngineStatistics(
-            uptime_seconds=round(trio.current_time() - self._started_at, 3),
-            connections=len(self.connections),
-            users=self.connections.users,
-            transports=dict(transports),
-            refused=dict(self.refused),
-            duplicates=self.publisher.duplicates,
-            created_topics=self.registry.created,
-            removed_topics=self.registry.removed,
-            hub=self.hub.statistics(),
-            presence=self.presence.statistics(),
-            progress=self.progress.statistics(),
-            actions=self.actions.statistics(),
-            feeds=self.feeds.statistics(),
-        )
+        return EngineStatistics.of(self, trio.current_time() - self._started_at)
 
 
 @asynccontextmanager

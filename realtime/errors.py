@@ -76,6 +76,8 @@ class CommandError(RealtimeError):
         self.retry_after = retry_after
         #: The ``id`` of the refused command, where its text had a usable one.
         self.command_id: int | str | None = None
+        #: What ties the refusal of a request to the log.
+        self.trace_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

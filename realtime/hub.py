@@ -300,7 +300,7 @@ class Hub:
             self._pacer.wake()
 
     def tell(self, topic: str, kind: str, push: dict[str, Any], *, but: str | None = None) -> None:
-        """Send all subscribers of the topic a push that is no message, apart from the connection ``but``."""
+        """Tell the subscribers of a topic, apart from the connection ``but``, who is there."""
         audience = self._audiences.get(topic)
         if audience is None:
             return
@@ -309,7 +309,7 @@ class Hub:
         for member in audience.subscriptions():
             outbox = member.outbox
             framing = outbox.wire.framing
-            if framing is None or outbox.owner == but or member.waiting is not None:
+            if framing is None or outbox.owner == but or member.waiting is not None or not member.sees_members:
                 continue
             if framing not in frames:
                 frames[framing] = framing.push(kind, text)

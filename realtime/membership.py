@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from realtime.auth import Identity, own_topics
+from realtime.auth import Identity, Verb, own_topics
 from realtime.commands import Reply
 from realtime.directory import no_such_connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
+from realtime.gate import Permits
 from realtime.history import Position, Since
 from realtime.outbox import Outbox
 from realtime.presence import Member
@@ -36,9 +37,12 @@ class Push(Protocol):
 class Membership:
     """See the module. One for each connection; the subscriptions themselves stand in its session."""
 
-    def __init__(self, engine: Engine, session: Session, outbox: Outbox, push: Push, *, places: bool) -> None:
+    def __init__(
+        self, engine: Engine, session: Session, outbox: Outbox, push: Push, permits: Permits, *, places: bool
+    ) -> None:
         """``places``: whether a login brings topics of its own."""
         self._engine = engine
+        self._permits = permits
         self._session = session
         self._outbox = outbox
         self._push = push
@@ -49,9 +53,17 @@ class Membership:
 
         ``placed``: by the server, which asks nobody. Raises `CommandError`.
         """
-        engine, session = self._engine, self._session
+        engine, session, permits = self._engine, self._session, self._permits
         topic = wish.topic
-        kind = engine.check_join(session.identity, topic, placed=placed)
+        kind, _ = engine.kinds.split(topic)
+        since, sees_members = wish.since, True
+        if not placed:
+            await permits.check(Verb.JOIN, topic)
+            if since is not None and not await permits.may(Verb.HISTORY, topic):
+                since = None
+            if kind.presence is not PresenceMode.NONE:
+                sees_members = await permits.may(Verb.PRESENCE, topic)
+        engine.registry.check(kind, topic)
         if refusal := session.join_refusal(topic, kind, placed=placed):
             raise refusal
         self._restamp()
@@ -64,30 +76,38 @@ class Membership:
             asked_mode=wish.mode or kind.mode,
             max_rate=wish.max_rate,
             overflow=kind.overflow,
+            placed=placed,
+            sees_members=sees_members,
             on_end=self._end_subscription,
         )
         session.joining.add(topic)
         try:
-            joined = await engine.hub.subscribe(subscription, wish.since, self._engine.settings.recover_limit)
+            joined = await engine.hub.subscribe(subscription, since, engine.settings.recover_limit)
         finally:
             session.joining.discard(topic)
         try:
             if session.state is State.CLOSING:
                 raise no_such_connection()
-            engine.registry.check(kind, topic)  # it may have gone while history was read
+            # While history was read the topic may have gone, and the right to it.
+            engine.registry.check(kind, topic)
+            if not placed:
+                permits.recheck(Verb.JOIN, topic)
+                if kind.presence is not PresenceMode.NONE:
+                    subscription.sees_members = bool(permits.now(Verb.PRESENCE, topic))
             if kind.presence is not PresenceMode.NONE:
                 engine.presence.enter(topic, kind, self._member())
         except CommandError:
             engine.hub.unsubscribe(subscription)
             raise
         session.subscriptions[topic] = subscription
+        withheld = since is not wish.since
         return {
             "type": "subscribed",
             "topic": topic,
             "epoch": joined.position.epoch,
             "offset": joined.position.offset,
-            "recovered": joined.recovered,
-            "why": joined.why,
+            "recovered": "none" if withheld else joined.recovered,
+            "why": "no_history" if withheld else joined.why,
             "replayed": joined.replayed if joined.recovered else None,
         }
 
@@ -137,22 +157,36 @@ class Membership:
         if not self._places:
             return []
         replies = []
-        for topic in own_topics(self._engine.settings.auto_subscribe, identity, self._engine.kinds):
+        for topic, own in own_topics(self._engine.settings.auto_subscribe, identity):
             if topic not in self._session.subscriptions:
                 since = Since(after=positions[topic]) if topic in positions else None
                 with suppress(CommandError):
-                    replies.append(await self.join(Subscribe(topic, since=since), placed=True))
+                    replies.append(await self.join(Subscribe(topic, since=since), placed=own))
         return replies
 
     def leave_own(self, before: Identity, now: Identity) -> None:
         """Take from the peer what its login brought, and a fresh one does not bring any more."""
-        templates, kinds = self._engine.settings.auto_subscribe, self._engine.kinds
-        kept = set(own_topics(templates, now, kinds))
-        for topic in own_topics(templates, before, kinds):
-            if topic not in kept:
+        templates = self._engine.settings.auto_subscribe
+        kept = set(own_topics(templates, now))
+        for topic, own in own_topics(templates, before):
+            if own and (topic, own) not in kept:
                 self.evict(
                     topic, CommandError(ErrorCode.PERMISSION_DENIED, "the login does not bring this topic any more")
                 )
+
+    async def review(self) -> None:
+        """End what the peer may not have any more: it has logged in anew, or the rules have changed."""
+        for topic, subscription in list(self._session.subscriptions.items()):
+            if subscription.placed:
+                continue
+            try:
+                await self._permits.check(Verb.JOIN, topic)
+                if subscription.kind.presence is not PresenceMode.NONE:
+                    subscription.sees_members = await self._permits.may(Verb.PRESENCE, topic)
+            except CommandError as error:
+                if self._session.subscriptions.get(topic) is subscription:
+                    # Where nobody can be asked, the peer may come back and ask again.
+                    self.evict(topic, error, resubscribe=error.code is not ErrorCode.PERMISSION_DENIED)
 
     def change_member(self) -> None:
         """Be there as a user where this was there without a name."""

@@ -13,10 +13,13 @@ import trio
 from attrs import frozen
 from msgspec import Raw
 
-from realtime.auth import Identity, own_topics
+from realtime.admission import whose
+from realtime.audit import AuditEvent
+from realtime.auth import Identity, Verb, own_topics
 from realtime.closing import CloseReason
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
+from realtime.gate import Permits
 from realtime.history import Position, Since, decode_cursor, encode_cursor
 from realtime.local import NoWire
 from realtime.outbox import Outbox
@@ -41,11 +44,10 @@ class Poll:
     limit: int = 100
 
 
-async def poll(engine: Engine, identity: Identity, wanted: Poll) -> dict[str, Any]:
-    """The answer to a poll. Raises `CommandError`."""
+async def poll(engine: Engine, identity: Identity, wanted: Poll, address: str = "") -> dict[str, Any]:
+    """The answer to a poll of somebody at this address. Raises `CommandError`."""
+    engine.admission.check_poll(whose(identity.user, address))
     own = _own(engine, identity, wanted)
-    if not (wanted.wishes or own):
-        raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
     if len(wanted.wishes) > engine.settings.max_topics:
         most = engine.settings.max_topics
         raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics")
@@ -54,9 +56,15 @@ async def poll(engine: Engine, identity: Identity, wanted: Poll) -> dict[str, An
     try:
         for wish in wanted.wishes:
             await answer.join(wish)
-        for wish in own:
+            if not wanted.cursor:  # the first of a row of polls
+                engine.audit.record(
+                    AuditEvent.SUBSCRIBE, user=identity.user, address=address, transport="poll", topic=wish.topic
+                )
+        for wish, placed in own:
             with suppress(CommandError):  # what a login brings and cannot be had is left out, as everywhere
-                await answer.join(wish, placed=True)
+                await answer.join(wish, placed=placed)
+        if answer.is_empty:
+            raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
         seconds = wanted.seconds if identity.expires_in is None else min(wanted.seconds, identity.expires_in)
         with trio.move_on_after(max(0.0, seconds)):
             while not (answer.collect() or engine.draining):
@@ -67,13 +75,13 @@ async def poll(engine: Engine, identity: Identity, wanted: Poll) -> dict[str, An
         answer.leave()
 
 
-def _own(engine: Engine, identity: Identity, wanted: Poll) -> list[Subscribe]:
-    """The topics that the login brings, as on every transport."""
+def _own(engine: Engine, identity: Identity, wanted: Poll) -> list[tuple[Subscribe, bool]]:
+    """The topics that the login brings, as on every transport, and of each whether it is the peer's own."""
     positions = decode_cursor(wanted.cursor)
     named = {wish.topic for wish in wanted.wishes}
     return [
-        Subscribe(topic, since=Since(after=positions[topic]) if topic in positions else None)
-        for topic in own_topics(engine.settings.auto_subscribe, identity, engine.kinds)
+        (Subscribe(topic, since=Since(after=positions[topic]) if topic in positions else None), own)
+        for topic, own in own_topics(engine.settings.auto_subscribe, identity)
         if topic not in named
     ]
 
@@ -85,6 +93,7 @@ class _Answer:
         self.identity = identity
         self.changed = trio.Event()
         self._engine = engine
+        self._permits = Permits(engine.gate, identity)
         self._limit = limit
         self._topics: list[dict[str, Any]] = []
         self._messages: list[Raw] = []
@@ -101,9 +110,20 @@ class _Answer:
             on_failure=self._fail,
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not self._places
+
     async def join(self, wish: Subscribe, *, placed: bool = False) -> None:
-        engine = self._engine
-        kind = engine.check_join(self.identity, wish.topic, placed=placed)
+        engine, permits = self._engine, self._permits
+        kind, _ = engine.kinds.split(wish.topic)
+        since = wish.since
+        if not placed:
+            await permits.check(Verb.JOIN, wish.topic)
+            if since is not None and not await permits.may(Verb.HISTORY, wish.topic):
+                since = None
+        engine.registry.check(kind, wish.topic)
         most = kind.max_per_connection
         if most is not None and sum(other.kind is kind for other in self._places) >= most:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics of this kind")
@@ -115,19 +135,23 @@ class _Answer:
             mode=wish.effective_mode(kind),
             max_rate=wish.max_rate,
             overflow=kind.overflow,
+            placed=placed,
             on_end=self._expel,
         )
-        joined = await engine.hub.subscribe(subscription, wish.since, engine.settings.recover_limit)
+        joined = await engine.hub.subscribe(subscription, since, engine.settings.recover_limit)
         self._places[subscription] = engine.hub.place_of(subscription)
+        if not placed:
+            permits.recheck(Verb.JOIN, wish.topic)
         described: dict[str, Any] = {
             "topic": wish.topic,
             "epoch": joined.position.epoch,
             "offset": joined.position.offset,
         }
-        if joined.recovered is not None:
-            described["recovered"] = joined.recovered
-        if joined.why is not None:
-            described["why"] = joined.why
+        withheld = since is not wish.since
+        if withheld or joined.recovered is not None:
+            described["recovered"] = "none" if withheld else joined.recovered
+        if withheld or joined.why is not None:
+            described["why"] = "no_history" if withheld else joined.why
         self._topics.append(described)
 
     def collect(self) -> bool:
@@ -185,6 +209,19 @@ class _Answer:
             self.changed.set()
             return True
         return False
+
+    def renew(self) -> None:
+        """What was decided about this peer does not hold any more."""
+        self._permits.renew(self.identity)
+
+    async def review(self) -> None:
+        """End the poll if it has a topic that the peer may not have any more."""
+        for subscription in list(self._places):
+            if not subscription.placed:
+                try:
+                    await self._permits.check(Verb.JOIN, subscription.topic)
+                except CommandError as error:
+                    self.end(subscription.topic, error)
 
     def _expel(self, subscription: Subscription, error: CommandError | None) -> None:
         self.end(subscription.topic, error or CommandError(ErrorCode.UNAVAILABLE, "the subscription was ended"))

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 import trio
 from attrs import define, field, frozen, validators
+from attrs.converters import optional
 from msgspec import Raw
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
@@ -82,7 +83,7 @@ class ActionOptions(TypedDict, total=False):
     concurrency: int | None
     waiting: int
     breaker: CircuitBreaker | None
-    allow: Access
+    allow: Access | None
 
 
 @define(eq=False, kw_only=True)
@@ -98,7 +99,8 @@ class Action:
     #: How many more calls wait for a slot. The timeout ends those that come too late anyway; this bounds memory.
     waiting: int = field(default=1000, validator=validators.ge(0))
     breaker: CircuitBreaker | None = None
-    allow: Access = field(default=Access.ANYONE, converter=Access)
+    #: Who may ask. None: whom the rules let, and where there are none everybody.
+    allow: Access | None = field(default=None, converter=optional(Access))
     #: Whether the handler is a sync function, so that `call_now` serves it.
     inline: bool = field(init=False)
     description: ActionDescription = field(init=False)
@@ -216,7 +218,7 @@ class Action:
 
     def _arguments(self, payload: bytes | Raw, caller: Caller) -> tuple[Any, ...]:
         """What the handler is called with. Raises `CommandError` where it is not to be called."""
-        if not self.allow.allows(caller.user, ""):
+        if self.allow is not None and not self.allow.allows(caller.user, ""):
             if self.allow is Access.AUTHENTICATED:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
             raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed to do this")

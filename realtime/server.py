@@ -17,7 +17,7 @@ import gc
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,22 +27,25 @@ import trio
 from realtime.auth import Authenticate
 from realtime.broker import Broker
 from realtime.config import Settings, load_settings, with_overrides
-from realtime.engine import Engine, lone_exceptions_bare
+from realtime.engine import RELOADED, Engine, lone_exceptions_bare
 from realtime.errors import ConfigurationError
 from realtime.events import EventCatalogue
 from realtime.feeds import Feeds
+from realtime.gate import Authorize
 from realtime.requests import Actions
 from realtime.routes import Route
 from transports.front import Front
 from transports.http.app import make_app
 from transports.http.forward import Application
 from transports.http.mount import beside
+from transports.logins import make_authenticate
 from transports.stream import tune_listener
+from transports.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
 
-__all__ = ["Server", "open_server", "run_until_signalled", "tune_collector"]
+__all__ = ["Server", "open_server", "reload_when_signalled", "run_until_signalled", "tune_collector"]
 
 log = structlog.get_logger("realtime")
 
@@ -71,6 +74,7 @@ async def open_server(
     app: ASGIFramework | None = None,
     broker: Broker | None = None,
     authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     catalogue: EventCatalogue | None = None,
     actions: Actions | None = None,
     feeds: Feeds | None = None,
@@ -91,7 +95,8 @@ async def open_server(
     server = Server(
         settings,
         broker=broker,
-        authenticate=authenticate,
+        authenticate=authenticate or make_authenticate(settings),
+        authorize=authorize,
         catalogue=catalogue,
         actions=actions,
         feeds=feeds,
@@ -99,7 +104,7 @@ async def open_server(
     )
     tls = _tls_context(settings)
     listener = _listen(settings)
-    server.address = listener.socket.getsockname()[:2]
+    server.address = listener.getsockname()[:2]
     application = Application(beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds)
     front = Front(server, application.serve, tls=tls)
     with lone_exceptions_bare():
@@ -108,7 +113,7 @@ async def open_server(
             await services.start(application.run)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as listening:
-                    await listening.start(_accept, front, listener, connections)
+                    await listening.start(Turnstile(server, front).run, listener, connections)
                     yield server
                     listening.cancel_scope.cancel()
                 # From out here: within the scope that ended the listeners, the goodbyes would be cancelled too.
@@ -119,16 +124,7 @@ async def open_server(
                     await trio.sleep(0.01)
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
-
-
-async def _accept(
-    front: Front,
-    listener: trio.SocketListener,
-    connections: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    await trio.serve_listeners(front.serve_connection, [listener], handler_nursery=connections, task_status=task_status)
+    server.audit.flush()
 
 
 async def _end_stuck(front: Front, connections: trio.Nursery, seconds: float) -> None:
@@ -150,7 +146,7 @@ def _tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _listen(settings: Settings) -> trio.SocketListener:
+def _listen(settings: Settings) -> trio.socket.SocketType:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -165,7 +161,7 @@ def _listen(settings: Settings) -> trio.SocketListener:
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigurationError(f"host = {settings.host!r}, port = {settings.port}: cannot listen: {error}") from None
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    return trio.socket.from_stdlib_socket(listening)
 
 
 async def run_until_signalled(server: Server) -> None:
@@ -177,6 +173,28 @@ async def run_until_signalled(server: Server) -> None:
     # The receiver has put back what was there before; a second signal must not wait for the grace time.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def reload_when_signalled(
+    server: Server,
+    read: Callable[[], Settings],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """At each SIGHUP have the server take over what can be changed while it runs: see `Engine.reload`.
+
+    Settings with a fault in them change nothing; the log says what is wrong.
+    """
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                settings = read()
+            except ConfigurationError as error:
+                log.error("the settings are not taken over", fault=str(error))  # noqa: TRY400
+                continue
+            later = await server.reload(settings)
+            log.info("settings taken over", taken=list(RELOADED), needs_restart=later)
 
 
 def tune_collector() -> None:

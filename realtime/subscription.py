@@ -86,6 +86,10 @@ class Subscription:
     max_rate: float | None = None
     #: The mode that was asked for, for when the rate is no longer limited.
     asked_mode: Mode = Mode.ALL
+    #: Whether the peer has it by the server's will: then no rule takes it away.
+    placed: bool = False
+    #: Whether the peer is told who comes and who goes.
+    sees_members: bool = True
     #: Called when the subscription is ended from this side: by the operator, or because its topic goes.
     on_end: Callable[[Subscription, CommandError | None], None] | None = None
     #: Messages in ``queue`` and ``newest``.

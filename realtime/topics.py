@@ -128,7 +128,7 @@ class Kind:
     def _compile(self) -> re.Pattern[str]:
         try:
             return re.compile(self.pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"pattern is not a regular expression: {error}") from None
 
     def check(self, name: str) -> None:

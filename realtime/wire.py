@@ -86,6 +86,10 @@ class Receiver(Protocol):
         """All messages that had arrived have been handed over."""
         ...
 
+    def pinged(self) -> bool:
+        """A ping of the wire's own has come; whether it is to be answered."""
+        ...
+
 
 class Wire(Protocol):
     """The bytes of one connection, both ways.

@@ -45,6 +45,10 @@ class _Echo:
     def quiet(self) -> None:
         """Nothing waits."""
 
+    def pinged(self) -> bool:
+        """All are answered."""
+        return True
+
 
 async def _serve_connection(accepted: trio.SocketStream, *, max_message_bytes: int) -> None:
     stream = Stream(accepted)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from quart import Blueprint, Response, Websocket, current_app, request, websocket
+from quart import Blueprint, Request, Response, Websocket, current_app, request, websocket
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
@@ -27,7 +27,7 @@ from realtime.routes import Binding, Route, Transport
 from realtime.wire import Framing, LineFraming, Receiver
 from realtime.wishes import Subscribe
 from transports.body import check_length
-from transports.credentials import SUBPROTOCOL, HeaderMap, allowed_origin, cors_headers, identify
+from transports.credentials import SUBPROTOCOL, HeaderMap, allowed_origin, cors_headers, identify, preflight_headers
 from transports.events import (
     EVENT_STREAM_HEADERS,
     KEEP_ALIVE_SECONDS,
@@ -38,7 +38,8 @@ from transports.events import (
     retry_line,
     wishes_of,
 )
-from transports.exchanges import Work, answer_command, answer_poll, answer_state, answer_to, preflight_headers
+from transports.exchanges import answer_command, answer_poll, answer_state, answer_to
+from transports.proxies import Peer, TrustedProxies
 from transports.responses import error_body, error_headers, status_of
 
 __all__ = ["make_blueprint"]
@@ -83,6 +84,16 @@ class _Endpoints:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        settings = engine.settings
+        self._proxies = TrustedProxies(settings.trusted_proxies, header=settings.forwarded_header)
+
+    def _see(self, asked: Request | Websocket) -> Peer:
+        """Who asks. Raises `CommandError` where nobody at that address is listened to."""
+        secure = asked.scheme in ("wss", "https")
+        peer = self._proxies.see(asked.remote_addr or "", HeaderMap(asked.headers), secure=secure)
+        if error := self._engine.admission.shut_out(peer.address):
+            raise error
+        return peer
 
     async def start(self) -> None:
         await _nursery().start(self._engine.run)
@@ -93,25 +104,28 @@ class _Endpoints:
 
     async def websocket(self, route: Route | None = None, /, **members: str) -> Response | None:
         # The object behind the proxy: the connection's tasks use it, and they have no request context.
-        peer: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
-        engine, head = self._engine, HeaderMap(peer.headers)
+        asked: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+        engine, head = self._engine, HeaderMap(asked.headers)
         binding = _binding(route, members)
+        seen = None
         try:
-            allowed_origin(engine, head, tls=peer.scheme in ("wss", "https"))
-            identity = await identify(engine, head, peer.requested_subprotocols)
-            wishes, cursor = first_wishes(list(peer.args.items(multi=True)), identity, binding)
+            seen = self._see(asked)
+            allowed_origin(engine, head, seen)
+            query = list(asked.args.items(multi=True))
+            identity = await identify(engine, head, seen, subprotocols=asked.requested_subprotocols, query=query)
+            wishes, cursor = first_wishes(query, identity, binding)
         except CommandError as error:
-            engine.refuse("websocket")
-            return _error(error)
-        chosen = SUBPROTOCOL if SUBPROTOCOL in peer.requested_subprotocols else None
+            return self._refused("websocket", seen, error)
+        chosen = SUBPROTOCOL if SUBPROTOCOL in asked.requested_subprotocols else None
         connection = Connection(
             engine,
-            _WebsocketWire(peer, chosen, engine.settings.max_message_bytes),
+            _WebsocketWire(asked, chosen, engine.settings.max_message_bytes),
             identity=identity or ANONYMOUS,
             authenticated=identity is not None,
             transport="websocket",
             binding=binding,
             cursor=cursor,
+            address=seen.address,
         )
         await connection.run(wishes, refuse_in_band=True)
         return None
@@ -119,10 +133,11 @@ class _Endpoints:
     async def sse(self, route: Route | None = None, /, **members: str) -> Response:
         engine, head = self._engine, HeaderMap(request.headers)
         binding = _binding(route, members)
-        origin = None
+        origin = seen = None
         try:
-            origin = allowed_origin(engine, head, tls=request.scheme == "https")
-            identity = await identify(engine, head)
+            seen = self._see(request)
+            origin = allowed_origin(engine, head, seen)
+            identity = await identify(engine, head, seen, query=_query())
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
             wishes, cursor = wishes_of(head, _query(), identity, binding)
@@ -130,8 +145,7 @@ class _Endpoints:
                 # An EventSource comes back for ever, unless it is told this.
                 return Response(status=204, headers={"Connection": "close"})
         except CommandError as error:
-            engine.refuse("sse")
-            return _error(error, cors_headers(origin))
+            return self._refused("sse", seen, error, cors_headers(origin))
         if request.method == "HEAD":
             return Response(headers=EVENT_STREAM_HEADERS)
         wire = _EventStreamWire(len(wishes), engine.random())
@@ -143,23 +157,35 @@ class _Endpoints:
             secret=secrets.token_urlsafe(18) if binding is None else None,
             binding=binding,
             cursor=cursor,
+            address=seen.address,
         )
         # The connection outlives this function, so it is the application's task, and the response only reads from it.
         refusal = await _nursery().start(_run_event_stream, connection, wishes, wire)
         if refusal is not None:
-            engine.refuse("sse")
-            return _error(refusal, cors_headers(origin))
+            return self._refused("sse", seen, refusal, cors_headers(origin))
         response = Response(wire.body(), headers={**EVENT_STREAM_HEADERS, **cors_headers(origin)})
         response.timeout = None  # Quart ends a response after a minute otherwise
         return response
 
-    async def _respond(self, work: Work) -> Response:
+    def _refused(
+        self, transport: str, seen: Peer | None, error: CommandError, headers: dict[str, str] | None = None
+    ) -> Response:
+        """The response to a peer that is turned away."""
+        if seen is not None:  # one that was not even looked at is counted already
+            self._engine.turn_away(transport, seen.address, error, transport=transport)
+        return _error(error, headers)
+
+    async def _respond(self, work: Callable[[Peer], Awaitable[Any]]) -> Response:
+        try:
+            seen = self._see(request)
+        except CommandError as error:
+            return _error(error)
         head = HeaderMap(request.headers)
-        answer = await answer_to(self._engine, head, request.path, tls=request.scheme == "https", work=work)
+        answer = await answer_to(self._engine, head, seen, request.path, lambda: work(seen))
         return Response(answer.body, answer.status, content_type="application/json", headers=answer.headers)
 
     async def command(self, connection_id: str) -> Response:
-        async def work() -> Any:
+        async def work(_seen: Peer) -> Any:
             settings = self._engine.settings
             text = await _body(settings.max_message_bytes, settings.request_timeout_seconds)
             return await answer_command(self._engine, connection_id, HeaderMap(request.headers), text)
@@ -167,18 +193,21 @@ class _Endpoints:
         return await self._respond(work)
 
     async def poll(self) -> Response:
-        return await self._respond(lambda: answer_poll(self._engine, HeaderMap(request.headers), _query()))
+        head = HeaderMap(request.headers)
+        return await self._respond(lambda seen: answer_poll(self._engine, head, seen, _query()))
 
     async def state(self, route: Route, /, **members: str) -> Response:
         binding = Binding(route, route.topic.format_map(members))
-        return await self._respond(lambda: answer_state(self._engine, HeaderMap(request.headers), binding))
+        head = HeaderMap(request.headers)
+        return await self._respond(lambda seen: answer_state(self._engine, head, seen, _query(), binding))
 
     async def preflight(self, **_members: str) -> Response:
+        seen = None
         try:
-            origin = allowed_origin(self._engine, HeaderMap(request.headers), tls=request.scheme == "https")
+            seen = self._see(request)
+            origin = allowed_origin(self._engine, HeaderMap(request.headers), seen)
         except CommandError as error:
-            self._engine.refuse("origin")
-            return _error(error)
+            return self._refused("origin", seen, error)
         return Response("{}", content_type="application/json", headers=preflight_headers(origin))
 
 

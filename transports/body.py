@@ -5,10 +5,11 @@ from __future__ import annotations
 import trio
 
 from realtime.errors import CommandError, ErrorCode
+from realtime.json_depth import exceeds_depth
 from transports.head import Request
 from transports.stream import Stream
 
-__all__ = ["check_length", "receive_body"]
+__all__ = ["check_depth", "check_length", "receive_body"]
 
 
 def check_length(length: int | None, most: int) -> None:
@@ -17,6 +18,12 @@ def check_length(length: int | None, most: int) -> None:
         raise CommandError(ErrorCode.BAD_REQUEST, "the request needs a Content-Length")
     if length > most:
         raise CommandError(ErrorCode.PAYLOAD_TOO_LARGE, f"a body has at most {most} bytes here")
+
+
+def check_depth(text: bytes, most: int) -> None:
+    """Raise `CommandError` for JSON that is nested too deeply for those who will read it."""
+    if exceeds_depth(text, most):
+        raise CommandError(ErrorCode.BAD_REQUEST, f"at most {most} levels are nested")
 
 
 async def receive_body(stream: Stream, request: Request, *, most: int, seconds: float) -> bytes:

@@ -15,25 +15,29 @@ import inspect
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
 import trio
 from attrs import frozen
 
-from realtime.auth import Identity
+from realtime.admission import OFFENCES, whose
+from realtime.auth import Identity, Verb
 from realtime.commands import Reply
 from realtime.directory import no_such_connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
+from realtime.gate import Permits
 from realtime.messages import encode
 from realtime.polling import poll
 from realtime.routes import Binding
 from transports.body import receive_body
-from transports.credentials import Head, allowed_origin, cors_headers, identify
+from transports.credentials import Head, allowed_origin, cors_headers, identify, preflight_headers
 from transports.events import Query
 from transports.head import Request
 from transports.polling import parse_poll
+from transports.proxies import Peer
 from transports.responses import (
     STATUS,
     error_body,
@@ -52,7 +56,6 @@ __all__ = [
     "answer_to",
     "command_request",
     "poll_request",
-    "preflight_headers",
     "preflight_request",
     "state_request",
 ]
@@ -74,33 +77,37 @@ class Answer:
 # -- what is answered, whoever serves HTTP -------------------------------------------------------------------
 
 
-async def answer_to(engine: Engine, head: Head, path: str, *, tls: bool, work: Work) -> Answer:
+async def answer_to(engine: Engine, head: Head, peer: Peer, path: str, work: Work) -> Answer:
     """What a request is answered, whatever becomes of ``work``."""
     headers = {"Cache-Control": "no-store"}
     try:
-        headers.update(cors_headers(allowed_origin(engine, head, tls=tls)))
+        headers.update(cors_headers(allowed_origin(engine, head, peer)))
         body = await work()
         status = STATUS[body["code"]] if isinstance(body, dict) and body.get("type") == "error" else 200
         return Answer(status, encode(body) if isinstance(body, dict) else msgspec.json.encode(body), headers)
     except CommandError as error:
+        if error.code in OFFENCES:
+            engine.turn_away("sse_command" if path.startswith("/sse/") else "request", peer.address, error)
         return Answer(status_of(error), error_body(error), {**error_headers(error), **headers})
     except Exception:  # a bug in one request: its sender is told, the log has the rest
         trace_id = secrets.token_hex(8)
-        log.exception("request failed", path=path, trace_id=trace_id)
+        log.exception("request failed", path=quote(path), trace_id=trace_id)
         failure = CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this")
         return Answer(status_of(failure), error_body(failure, trace_id), headers)
 
 
-async def answer_poll(engine: Engine, head: Head, query: Query) -> dict[str, Any]:
+async def answer_poll(engine: Engine, head: Head, peer: Peer, query: Query) -> dict[str, Any]:
     """The answer to ``GET /poll``. Raises `CommandError`."""
-    identity = await _identified(engine, head)
-    return await poll(engine, identity, parse_poll(query))
+    identity = await _identified(engine, head, peer, query)
+    return await poll(engine, identity, parse_poll(query), peer.address)
 
 
-async def answer_state(engine: Engine, head: Head, binding: Binding) -> Any:
+async def answer_state(engine: Engine, head: Head, peer: Peer, query: Query, binding: Binding) -> Any:
     """The answer on a route of the transport ``state``. Raises `CommandError`."""
-    identity = await _identified(engine, head)
-    engine.check_join(identity, binding.topic)
+    identity = await _identified(engine, head, peer, query)
+    engine.admission.check_poll(whose(identity.user, peer.address))
+    await Permits(engine.gate, identity).check(Verb.JOIN, binding.topic)
+    engine.registry.check(engine.kinds.split(binding.topic)[0], binding.topic)
     assert binding.route.state is not None  # what this transport is
     state = binding.route.state(binding.topic)
     return await state if inspect.isawaitable(state) else state
@@ -113,7 +120,6 @@ async def answer_command(engine: Engine, connection_id: str, head: Head, text: b
     given = head.header(b"x-connection-secret") or ""
     # Compared also where there is nothing to compare with: the delay of the answer tells no one what exists.
     if not (hmac.compare_digest(given.encode(), known.encode()) and known) or connection is None:
-        engine.refuse("sse_command")
         raise no_such_connection()
     try:
         text.decode()
@@ -122,18 +128,8 @@ async def answer_command(engine: Engine, connection_id: str, head: Head, text: b
     return await connection.answer(text)
 
 
-def preflight_headers(origin: str | None) -> dict[str, str]:
-    """What tells a browser which requests a page of this origin may send."""
-    return {
-        **cors_headers(origin),
-        "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, X-Connection-Secret",
-        "Access-Control-Max-Age": "600",
-    }
-
-
-async def _identified(engine: Engine, head: Head) -> Identity:
-    identity = await identify(engine, head)
+async def _identified(engine: Engine, head: Head, peer: Peer, query: Query) -> Identity:
+    identity = await identify(engine, head, peer, query=query)
     if identity is None:
         raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
     return identity
@@ -142,21 +138,22 @@ async def _identified(engine: Engine, head: Head) -> Identity:
 # -- at the front door ---------------------------------------------------------------------------------------
 
 
-async def poll_request(engine: Engine, stream: Stream, request: Request) -> bool:
+async def poll_request(engine: Engine, stream: Stream, request: Request, peer: Peer) -> bool:
     """Serve ``GET /poll``; whether the connection can be used for another request."""
     query = request.query()
-    return await _respond(engine, stream, request, lambda: answer_poll(engine, request, query))
+    return await _respond(engine, stream, request, peer, lambda: answer_poll(engine, request, peer, query))
 
 
-async def state_request(engine: Engine, stream: Stream, request: Request, binding: Binding) -> bool:
+async def state_request(engine: Engine, stream: Stream, request: Request, peer: Peer, binding: Binding) -> bool:
     """Serve a route of the transport ``state``; whether the connection can be used for another request."""
-    return await _respond(engine, stream, request, lambda: answer_state(engine, request, binding))
+    query = request.query()
+    return await _respond(engine, stream, request, peer, lambda: answer_state(engine, request, peer, query, binding))
 
 
-async def command_request(engine: Engine, stream: Stream, request: Request) -> bool:
+async def command_request(engine: Engine, stream: Stream, request: Request, peer: Peer) -> bool:
     """Serve ``POST /sse/{connection}``; whether the connection can be used for another request."""
     try:
-        allowed_origin(engine, request, tls=stream.is_tls)
+        allowed_origin(engine, request, peer)
         text = await receive_body(
             stream,
             request,
@@ -165,19 +162,19 @@ async def command_request(engine: Engine, stream: Stream, request: Request) -> b
         )
     except CommandError as error:
         # The body was not read, so where the next request starts is not known.
-        engine.refuse("sse_command")
+        engine.turn_away("sse_command", peer.address, error)
         await stream.send_all(error_response(error))
         return False
     name = request.path.removeprefix("/sse/")
-    return await _respond(engine, stream, request, lambda: answer_command(engine, name, request, text))
+    return await _respond(engine, stream, request, peer, lambda: answer_command(engine, name, request, text))
 
 
-async def preflight_request(engine: Engine, stream: Stream, request: Request) -> bool:
+async def preflight_request(engine: Engine, stream: Stream, request: Request, peer: Peer) -> bool:
     """Tell a browser what a page may send; whether the connection can be used for another request."""
     try:
-        origin = allowed_origin(engine, request, tls=stream.is_tls)
+        origin = allowed_origin(engine, request, peer)
     except CommandError as error:
-        engine.refuse("origin")
+        engine.turn_away("origin", peer.address, error)
         await stream.send_all(error_response(error))
         return False
     keep_alive = request.keep_alive and request.length == 0
@@ -185,13 +182,13 @@ async def preflight_request(engine: Engine, stream: Stream, request: Request) ->
     return keep_alive
 
 
-async def _respond(engine: Engine, stream: Stream, request: Request, work: Work) -> bool:
+async def _respond(engine: Engine, stream: Stream, request: Request, peer: Peer, work: Work) -> bool:
     """Answer with what comes of ``work``, unless the peer hangs up first; whether another request may follow."""
     answer: Answer | None = None
 
     async def do_work() -> None:
         nonlocal answer
-        answer = await answer_to(engine, request, request.path, tls=stream.is_tls, work=work)
+        answer = await answer_to(engine, request, peer, request.path, work)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -201,5 +198,7 @@ async def _respond(engine: Engine, stream: Stream, request: Request, work: Work)
     if answer is None:
         return False
     keep_alive = request.keep_alive and (request.method == "POST" or request.length == 0)
+    if engine.admission.is_shut_out(peer.address):
+        keep_alive = False  # the next attempt needs another connection, and does not get it
     await stream.send(json_response(answer.status, answer.body, keep_alive=keep_alive, headers=answer.headers))
     return keep_alive

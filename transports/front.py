@@ -37,6 +37,7 @@ from transports.exchanges import command_request, poll_request, preflight_reques
 from transports.handshake import is_regular, offered_subprotocols
 from transports.head import BadHead, HeadReader, Request
 from transports.http.mount import OUR_PATHS
+from transports.proxies import Peer, TrustedProxies
 from transports.publish import publish_request
 from transports.responses import error_response
 from transports.sse import SseWire
@@ -48,7 +49,7 @@ __all__ = ["Front"]
 log = structlog.get_logger("realtime")
 
 #: Serves one request that is not for the front door; returns whether the connection can be used for another.
-Forward = Callable[[Stream, Request], Awaitable[bool]]
+Forward = Callable[[Stream, Request, Peer], Awaitable[bool]]
 
 
 #: What is left to do with a connection after its last request.
@@ -60,12 +61,17 @@ async def _done() -> None:
 
 
 class Front:
-    """Looks at connections; holds no state of them but whether they idle."""
+    """Looks at connections; holds no state of them but whether they idle, or have not said a word yet."""
 
     def __init__(self, engine: Engine, forward: Forward, *, tls: ssl.SSLContext | None = None) -> None:
         self._engine = engine
         self._forward = forward
         self._tls = tls
+        self.is_tls = tls is not None
+        settings = engine.settings
+        self.proxies = TrustedProxies(settings.trusted_proxies, header=settings.forwarded_header)
+        #: Connections that have not sent a whole request head yet.
+        self.strangers = 0
         self._streams: set[Stream] = set()
         self._idle: set[trio.CancelScope] = set()
         self._draining = False
@@ -86,24 +92,15 @@ class Front:
         for stream in list(self._streams):
             stream.reset()
 
-    async def serve_connection(self, accepted: trio.SocketStream) -> None:
-        """Serve one accepted connection to its end. Never raises but when cancelled: see the log."""
-        engine = self._engine
+    async def serve_connection(self, accepted: trio.socket.SocketType, address: str, *, counted: bool) -> None:
+        """Serve one accepted connection to its end. Never raises but when cancelled: see the log.
+
+        ``counted``: it was entered as one of its address, and leaves in the end.
+        """
         stream: Stream | None = None
         try:
-            stream = Stream(accepted) if self._tls is None else TlsStream(accepted, self._tls)
+            stream = self._open(trio.SocketStream(accepted), address)
             self._streams.add(stream)
-            if len(self._streams) > engine.settings.max_connections:
-                engine.refuse("too_many_connections")
-                if self._tls is None:
-                    error = CommandError(ErrorCode.UNAVAILABLE, "too many connections", retry_after=5)
-                    stream.write_nowait(error_response(error))
-                return
-            if isinstance(stream, TlsStream):
-                with trio.move_on_after(engine.settings.request_timeout_seconds) as scope:
-                    await stream.handshake()
-                if scope.cancelled_caught:
-                    return
             rest = await self._serve_requests(stream)
             await rest()
         except WireError:
@@ -112,9 +109,16 @@ class Front:
             # Whatever one connection runs into, the others must not hear of it.
             log.exception("connection failed", trace_id=secrets.token_hex(8))
         finally:
-            if stream is not None:
+            if stream is None:
+                accepted.close()
+            else:
                 self._streams.discard(stream)
                 stream.abort()
+            if counted:
+                self._engine.admission.leave(address)
+
+    def _open(self, accepted: trio.SocketStream, address: str) -> Stream:
+        return Stream(accepted, address) if self._tls is None else TlsStream(accepted, self._tls, address)
 
     async def _serve_requests(self, stream: Stream) -> Rest:
         """Serve one request after the other; what becomes of the connection in the end.
@@ -125,23 +129,26 @@ class Front:
         settings = self._engine.settings
         reader = HeadReader(stream, settings.max_head_bytes)
         idle_seconds = settings.request_timeout_seconds
+        address, stranger = stream.address, 1
         while not self._draining:
             try:
-                request = None
-                with trio.CancelScope(deadline=trio.current_time() + idle_seconds) as scope:
-                    self._idle.add(scope)
-                    try:
-                        request = await reader.read(scope, head_seconds=settings.request_timeout_seconds)
-                    finally:
-                        self._idle.discard(scope)
-                if scope.cancelled_caught and reader.begun and not self._draining:
-                    raise BadHead(408, "the request did not come in time")
+                self.strangers += stranger
+                try:
+                    if stranger and not await self._agree_on_keys(stream):
+                        return _done
+                    request = await self._next_request(reader, idle_seconds)
+                finally:
+                    self.strangers -= stranger
+                    stranger = 0
                 if request is None:
                     break
-                rest = await self._serve(stream, request)
+                peer = self.proxies.see(stream.address, request, secure=stream.is_tls)
+                address = peer.address
+                rest = await self._serve(stream, request, peer)
             except BadHead as bad:
-                self._engine.refuse("bad_request")
-                await self._refuse(stream, CommandError(ErrorCode.BAD_REQUEST, bad.message), status=bad.status)
+                error = CommandError(ErrorCode.BAD_REQUEST, bad.message)
+                self._engine.turn_away("bad_request", address, error)
+                await self._refuse(stream, error, status=bad.status)
                 return _done
             if not isinstance(rest, bool):
                 return rest
@@ -150,31 +157,73 @@ class Front:
             idle_seconds = settings.keep_alive_seconds
         return stream.finish
 
-    async def _serve(self, stream: Stream, request: Request) -> bool | Rest:
+    async def _agree_on_keys(self, stream: Stream) -> bool:
+        """Do what TLS has to do first; whether it was done in time. Raises `WireError`."""
+        if not isinstance(stream, TlsStream):
+            return True
+        with trio.move_on_after(self._engine.settings.request_timeout_seconds):
+            await stream.handshake()
+            return True
+        return False
+
+    async def _next_request(self, reader: HeadReader, idle_seconds: float) -> Request | None:
+        """The next request's head; None where none comes. Raises `BadHead` and `WireError`."""
+        request = None
+        with trio.CancelScope(deadline=trio.current_time() + idle_seconds) as scope:
+            self._idle.add(scope)
+            try:
+                request = await reader.read(scope, head_seconds=self._engine.settings.request_timeout_seconds)
+            finally:
+                self._idle.discard(scope)
+        if scope.cancelled_caught and reader.begun and not self._draining:
+            raise BadHead(408, "the request did not come in time")
+        return request
+
+    async def _serve(self, stream: Stream, request: Request, peer: Peer) -> bool | Rest:
         """Serve one request: whether the connection can be used for another, or what becomes of it instead."""
-        path = request.path
+        engine, path = self._engine, request.path
+        if peer.address != stream.address and (error := engine.admission.shut_out(peer.address)):
+            await self._refuse(stream, error)  # by way of a proxy, which was let in
+            return False
         if request.wants_websocket:
             if path == "/ws":
-                return await self._admit_websocket(stream, request)
+                return await self._admit_websocket(stream, request, peer)
             if binding := self._route(path, Transport.WEBSOCKET):
-                return await self._admit_websocket(stream, request, binding)
+                return await self._admit_websocket(stream, request, peer, binding)
         elif request.method == "GET":
             if path == "/sse":
-                return await self._admit_sse(stream, request)
+                return await self._admit_sse(stream, request, peer)
             if path == "/poll":
-                return await poll_request(self._engine, stream, request)
+                return await poll_request(engine, stream, request, peer)
             if binding := self._route(path, Transport.SSE):
-                return await self._admit_sse(stream, request, binding)
+                return await self._admit_sse(stream, request, peer, binding)
             if binding := self._route(path, Transport.STATE):
-                return await state_request(self._engine, stream, request, binding)
+                return await state_request(engine, stream, request, peer, binding)
         elif request.method == "POST":
             if path == "/api/v1/publish":
-                return await publish_request(self._engine, stream, request)
+                return await publish_request(engine, stream, request, peer)
             if path.startswith("/sse/"):
-                return await command_request(self._engine, stream, request)
+                return await command_request(engine, stream, request, peer)
         elif request.method == "OPTIONS" and self._serves_pages(path):
-            return await preflight_request(self._engine, stream, request)
-        return await self._forward(stream, request)
+            return await preflight_request(engine, stream, request, peer)
+        # Who has gone too far there needs another connection for the next attempt, and does not get it.
+        return await self._forward(stream, request, peer) and not engine.admission.is_shut_out(peer.address)
+
+    def _counted(self, stream: Stream, peer: Peer, run: Rest) -> Rest:
+        """What is left to do, counted for who is behind a proxy. Raises `CommandError` where there are too many."""
+        if not self.proxies.trusts(stream.address):
+            return run
+        admission = self._engine.admission
+        if error := admission.enter(peer.address):
+            raise error
+
+        async def run_counted() -> None:
+            try:
+                await run()
+            finally:
+                admission.leave(peer.address)
+
+        return run_counted
 
     def _serves_pages(self, path: str) -> bool:
         """Whether a page of another origin may want something of us here."""
@@ -189,28 +238,28 @@ class Front:
         """Where a path of the user's own leads."""
         return None if path in OUR_PATHS else self._engine.routes.find(path, transport)
 
-    async def _admit_websocket(self, stream: Stream, request: Request, binding: Binding | None = None) -> Rest:
+    async def _admit_websocket(
+        self, stream: Stream, request: Request, peer: Peer, binding: Binding | None = None
+    ) -> Rest:
         """Look at an upgrade request; what there is to run if it is let in."""
         engine, settings = self._engine, self._engine.settings
         try:
-            allowed_origin(engine, request, tls=stream.is_tls)
+            allowed_origin(engine, request, peer)
         except CommandError as error:
-            engine.refuse("origin")
-            await self._refuse(stream, error)
-            return _done
+            return await self._turn_away(stream, "origin", peer, error, transport="websocket")
         if not is_regular(request):
-            engine.refuse("bad_handshake")
+            objection = CommandError(ErrorCode.BAD_REQUEST, "not a WebSocket handshake")
+            engine.turn_away("bad_handshake", peer.address, objection, transport="websocket")
             await refuse_handshake(stream, request, timeout=settings.request_timeout_seconds)
             await stream.finish()
             return _done
         offered = offered_subprotocols(request)
+        query = request.query()
         try:
-            identity = await identify(engine, request, offered)
-            wishes, cursor = first_wishes(request.query(), identity, binding)
+            identity = await identify(engine, request, peer, subprotocols=offered, query=query)
+            wishes, cursor = first_wishes(query, identity, binding)
         except CommandError as error:
-            engine.refuse("credentials")
-            await self._refuse(stream, error)
-            return _done
+            return await self._turn_away(stream, "credentials", peer, error, transport="websocket")
         wire = WebSocketWire(
             stream,
             request,
@@ -225,30 +274,32 @@ class Front:
             transport="websocket",
             binding=binding,
             cursor=cursor,
+            address=peer.address,
         )
-        if not (wishes or cursor):
-            return connection.run
         # A script in a browser sees no status of a handshake, but it does see a close code.
-        return partial(connection.run, wishes, refuse_in_band=True)
+        run = partial(connection.run, wishes, refuse_in_band=True)
+        try:
+            return self._counted(stream, peer, run)
+        except CommandError as error:
+            return await self._turn_away(stream, "too_many_of_address", peer, error, transport="websocket")
 
-    async def _admit_sse(self, stream: Stream, request: Request, binding: Binding | None = None) -> Rest:
+    async def _admit_sse(self, stream: Stream, request: Request, peer: Peer, binding: Binding | None = None) -> Rest:
         """Look at a request for an event stream; what there is to run if it is let in."""
         engine = self._engine
         origin = None
         try:
-            origin = allowed_origin(engine, request, tls=stream.is_tls)
-            identity = await identify(engine, request)
+            origin = allowed_origin(engine, request, peer)
+            query = request.query()
+            identity = await identify(engine, request, peer, query=query)
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            wishes, cursor = wishes_of(request, request.query(), identity, binding)
+            wishes, cursor = wishes_of(request, query, identity, binding)
             if binding is not None and await engine.is_exhausted(binding.topic, wishes[0].since):
                 # An EventSource comes back for ever, unless it is told this.
                 await stream.send_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
                 return stream.finish
         except CommandError as error:
-            engine.refuse("sse")
-            await self._refuse(stream, error, cors_headers(origin))
-            return _done
+            return await self._turn_away(stream, "sse", peer, error, cors_headers(origin), transport="sse")
         wire = SseWire(stream, topics=len(wishes), headers=cors_headers(origin), jitter=engine.random())
         connection = Connection(
             engine,
@@ -258,16 +309,36 @@ class Front:
             secret=secrets.token_urlsafe(18) if binding is None else None,
             binding=binding,
             cursor=cursor,
+            address=peer.address,
         )
 
         async def run() -> None:
             try:
                 await connection.run(wishes)
             except CommandError as error:
-                engine.refuse("sse")
-                await self._refuse(stream, error, cors_headers(origin))
+                await self._turn_away(stream, "sse", peer, error, cors_headers(origin), transport="sse")
 
-        return run
+        try:
+            return self._counted(stream, peer, run)
+        except CommandError as error:
+            return await self._turn_away(
+                stream, "too_many_of_address", peer, error, cors_headers(origin), transport="sse"
+            )
+
+    async def _turn_away(
+        self,
+        stream: Stream,
+        reason: str,
+        peer: Peer,
+        error: CommandError,
+        headers: dict[str, str] | None = None,
+        *,
+        transport: str,
+    ) -> Rest:
+        """Refuse a peer, and take note of it; nothing is left to do then."""
+        self._engine.turn_away(reason, peer.address, error, transport=transport)
+        await self._refuse(stream, error, headers)
+        return _done
 
     async def _refuse(
         self, stream: Stream, error: CommandError, headers: dict[str, str] | None = None, *, status: int | None = None

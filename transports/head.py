@@ -50,6 +50,10 @@ class Request:
         value = self._by_name.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def values(self, name: bytes) -> list[str]:
+        """All values of a header by its name in lower case, in their order."""
+        return [value.decode("latin-1") for key, value in self.headers if key == name]
+
     def has_token(self, name: bytes, token: str) -> bool:
         """Whether a header that holds a comma-separated list names ``token``."""
         return any(
@@ -129,6 +133,8 @@ def parse_head(head: bytes) -> Request:
         raise BadHead(400, "lines end with carriage return and line feed")
     if not 65 <= head[0] <= 90:  # noqa: PLR2004
         raise BadHead(400, "this is not HTTP/1.1")
+    if b"\r\n " in head or b"\r\n\t" in head:
+        raise BadHead(400, "a header stands on one line")
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
     parser.receive_data(head)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -44,6 +45,7 @@ def json_response(status: int, body: Any, *, keep_alive: bool = False, headers: 
     extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
         f"Content-Length: {len(text)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n{extra}\r\n"
     )
     return head.encode("latin-1") + text
@@ -71,7 +73,7 @@ def error_headers(error: CommandError) -> dict[str, str]:
     """The headers that go with an error."""
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if status_of(error) == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return headers

@@ -40,12 +40,14 @@ def tune_listener(listener: socket.socket, *, send_buffer_bytes: int, user_timeo
 class Stream:
     """A connection in plain TCP. Closed by `abort` alone, so that no other code can close it under a writer."""
 
-    __slots__ = ("_fd", "_lock", "_overrun", "_senders", "_socket", "_tail", "_unread", "heard_at", "sent")
+    __slots__ = ("_fd", "_lock", "_overrun", "_senders", "_socket", "_tail", "_unread", "address", "heard_at", "sent")
 
     is_tls = False
 
-    def __init__(self, accepted: trio.SocketStream) -> None:
+    def __init__(self, accepted: trio.SocketStream, address: str = "") -> None:
+        """``address`` is the other end's."""
         self._socket = accepted.socket
+        self.address = address
         self._fd = self._socket.fileno()
         self._lock = trio.StrictFIFOLock()
         self._senders = 0
@@ -62,15 +64,6 @@ class Stream:
     def socket(self) -> trio.socket.SocketType:
         """The socket, for its addresses."""
         return self._socket
-
-    @property
-    def peer(self) -> str:
-        """The peer's address; empty for one that is gone already."""
-        try:
-            name = self._socket.getpeername()
-        except OSError:
-            return ""
-        return str(name[0]) if isinstance(name, tuple) else ""
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -241,8 +234,8 @@ class TlsStream(Stream):
 
     is_tls = True
 
-    def __init__(self, accepted: trio.SocketStream, context: ssl.SSLContext) -> None:
-        super().__init__(accepted)
+    def __init__(self, accepted: trio.SocketStream, context: ssl.SSLContext, address: str = "") -> None:
+        super().__init__(accepted, address)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)

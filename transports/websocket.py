@@ -54,6 +54,8 @@ _VIOLATIONS = {1002: closing.PROTOCOL_ERROR, 1007: closing.INVALID_TEXT}
 _CLOSE_FRAME_FIRST_BYTE = 0x88
 #: How long a peer may take to answer our close frame.
 _CLOSE_ANSWER_SECONDS = 1.0
+#: Fragments of one message. They may be empty, and each is kept until the last has come.
+_MOST_PIECES = 1024
 #: Not an end: reading goes on with trio-websocket at hand.
 _IRREGULAR = CloseReason(0, "irregular")
 
@@ -197,8 +199,9 @@ class WebSocketWire:
         self._buffer = bytearray()
         self._feed: _Feed | None = None
         self._websocket: trio_websocket.WebSocketConnection | None = None
-        # Bytes of a message in fragments that trio-websocket holds so far; None outside of one.
+        # Bytes of a message in fragments that trio-websocket holds so far; None outside of one. And how many they are.
         self._fragments: int | None = None
+        self._pieces = 0
         # The hub calls this for every delivery.
         self.write_nowait = stream.write_nowait
 
@@ -295,7 +298,8 @@ class WebSocketWire:
                         return closing.INVALID_TEXT
                 await receiver.receive(payload)
             elif header.opcode == PING:
-                await self._answer(pong_frame(payload))
+                if receiver.pinged():
+                    await self._answer(pong_frame(payload))
             elif header.opcode == CLOSE:
                 # Answered with the same code, and then the server is the first to close TCP (section 7.1.1).
                 await self._answer(close_frame_of(payload))
@@ -346,8 +350,11 @@ class WebSocketWire:
             return None
         if not header.fin:
             self._fragments = (self._fragments or 0) + header.length
-            return None
+            self._pieces += 1
+            receiver.pinged()  # one counts like a ping: it need not hold a byte
+            return closing.TOO_BIG if self._pieces > _MOST_PIECES else None
         self._fragments = None
+        self._pieces = 0
         try:
             message = await websocket.get_message()
         except trio_websocket.ConnectionClosed:

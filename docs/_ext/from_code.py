@@ -77,8 +77,12 @@ def _default(attribute):
 def _type(attribute):
     text = str(attribute.type)
     plain = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+    if text.startswith("tuple[Mapping"):
+        return "list of tables"
     if text.startswith("tuple"):
         return "list of texts"
+    if text.startswith("Literal"):
+        return " or ".join(f"``{word}``" for word in re.findall(r"['\"]([\w-]+)['\"]", text))
     if "Mapping" in text:
         return "table of tables"
     base, _, optional = text.partition(" | ")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from realtime.api_keys import new_key
+from realtime.auth import Right
 from tests.e2e.processes import ServerProcess, output_of, serving
 from tests.peers import connect
 
@@ -73,9 +75,10 @@ async def test_wrong_setting_in_a_file_is_told_with_the_file(tmp_path: Path) -> 
 async def test_settings_of_a_file_are_in_force(tmp_path: Path) -> None:
     """Host, port and keys from a file; no development mode without being asked for."""
     file = tmp_path / "realtime.toml"
-    file.write_text('port = 0\napi_keys = ["from-the-file"]\n')
+    key, line = new_key("backend", [Right.PUBLISH])
+    file.write_text(f'port = 0\napi_keys = ["{line}"]\n')
     async with serving("serve", "--config", str(file)) as server, connect(server.port) as raw:
-        server.api_key = "from-the-file"
+        server.api_key = key
         await server.publish("room:a", "1")
         assert (await raw.request("GET", "/sse?topic=room:a")).status == 401
 

@@ -228,6 +228,81 @@ async def test_private_room_must_have_been_created_by_a_dealer() -> None:
         await in_asyncio(talk)
 
 
+async def test_room_is_for_its_roles_and_each_verb_by_itself() -> None:
+    """Dealers publish news that all read; each role has a room; nothing else is there, by whichever way one asks."""
+    async with example("market") as server:
+
+        async def talk() -> None:
+            async with (
+                talking(server, ADA) as ada,
+                talking(server, BOB) as bob,
+                talking(server, EVE) as eve,
+                browsing(server, headers={"Authorization": f"Bearer {EVE}"}) as web,
+            ):
+                for peer in (bob, eve):
+                    assert (await peer.command("subscribe", topic="room:news"))["type"] == "subscribed"
+                    for refused in ({"kind": "publish", "data": "x"}, {"kind": "members"}):
+                        assert (await peer.command(**refused, topic="room:news"))["code"] == "PERMISSION_DENIED"
+                assert (await ada.command("publish", topic="room:news", data="early"))["type"] == "published"
+                for peer in (bob, eve):
+                    assert (await peer.receive(type="message", topic="room:news"))["data"] == "early"
+                for peer in (ada, bob):
+                    assert (await peer.command("subscribe", topic="room:trader"))["type"] == "subscribed"
+                assert (await bob.command("publish", topic="room:trader", data=1))["type"] == "published"
+                for peer, room in ((bob, "room:dealer"), (eve, "room:trader"), (eve, "room:attic")):
+                    for kind in ("subscribe", "members", "history"):
+                        assert (await peer.command(kind, topic=room))["code"] == "PERMISSION_DENIED"
+                    assert (await peer.command("publish", topic=room, data=1))["code"] == "PERMISSION_DENIED"
+                for way in ("/sse?topic=room:trader", "/poll?topic=room:trader&timeout=0"):
+                    answer = await web.get(way)
+                    assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")
+
+        await in_asyncio(talk)
+
+
+async def test_connection_that_talks_too_fast_is_told_when_to_go_on_and_then_sent_away() -> None:
+    """A limit of its own: another connection of the same user is served as ever. Who does not listen: 4029."""
+    async with example("market", "--api-key", "key") as server:
+
+        async def talk() -> None:
+            async with talking(server, BOB) as fast, talking(server, BOB) as calm:
+                await fast.socket.send(json.dumps({"type": "ping", "id": "in time"}))
+                for number in range(270):
+                    await fast.socket.send(json.dumps({"type": "stats", "id": f"s{number}"}))
+                refused = await fast.receive(code="RATE_LIMIT_EXCEEDED")
+                assert 0 < refused["retry_after"] < 1
+                assert (await calm.command("stats"))["type"] == "stats"
+                await fast.receive(id="s269")
+                await asyncio.sleep(refused["retry_after"])
+                assert (await fast.command("stats"))["type"] == "stats"
+                for number in range(500):
+                    await fast.socket.send(json.dumps({"type": "stats", "id": f"t{number}"}))
+                assert await fast.closed() == 4029
+                assert fast.heard[-1]["retry_after"] > 0
+                assert (await calm.command("stats"))["type"] == "stats"
+            async with browsing(server, headers={"X-API-Key": "key"}) as web:
+                assert (await web.get("/api/v1/stats")).json()["refused"]["command_rate"] >= 100
+
+        await in_asyncio(talk)
+
+
+async def test_user_who_publishes_too_fast_is_refused_on_all_devices() -> None:
+    """Ten at once; then the user is told when to go on, and others are not held up."""
+    async with example("market") as server:
+
+        async def talk() -> None:
+            async with talking(server, BOB) as bob, talking(server, BOB) as device, talking(server, EVE) as eve:
+                sent = [await bob.command("publish", topic="room:lobby", data=number) for number in range(10)]
+                assert {reply["type"] for reply in sent} == {"published"}
+                refused = [await peer.command("publish", topic="room:lobby", data=1) for peer in (bob, device)]
+                assert {reply["code"] for reply in refused} == {"RATE_LIMIT_EXCEEDED"}
+                assert (await eve.command("publish", topic="room:lobby", data=1))["type"] == "published"
+                await asyncio.sleep(refused[-1]["retry_after"])
+                assert (await device.command("publish", topic="room:lobby", data=1))["type"] == "published"
+
+        await in_asyncio(talk)
+
+
 async def test_back_end_sees_and_does_over_http_what_the_program_does_itself() -> None:
     """With the API key: a room is created, a connection is looked at, rooms and members are counted."""
     async with example("market", "--api-key", "key") as server:

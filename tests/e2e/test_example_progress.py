@@ -220,7 +220,7 @@ async def test_batch_that_cannot_report_breaks_off_and_ends_no_program() -> None
 
         async def talk() -> None:
             async with browsing(server) as web, talking(server) as peer:
-                assert (await peer.command("subscribe", topic="symbol:600519"))["type"] == "subscribed"
+                assert [topic["topic"] for topic in (await peer.receive(type="welcome"))["topics"]] == ["global"]
                 await start(web, "unheard", [node(f"n{number}", text="") for number in range(30)])
 
                 async def broke_off() -> bool:
@@ -236,6 +236,23 @@ async def test_batch_that_cannot_report_breaks_off_and_ends_no_program() -> None
         assert b"unheard" in log
         server.signal(signal.SIGTERM)
         assert await server.wait() == 0
+
+
+async def test_stranger_may_follow_sessions_and_nothing_else() -> None:
+    """Nobody logs in here, so nobody may fill the server with topics of other kinds, or speak."""
+    async with example("progress") as server:
+
+        async def talk() -> None:
+            async with browsing(server) as web, talking(server) as peer:
+                await start(web, "s", [node("endless", text="x" * 1_000_000)])
+                assert (await peer.command("subscribe", topic="session:s"))["type"] == "subscribed"
+                for topic in ("symbol:600519", "room:lobby", "user:ada"):
+                    assert (await peer.command("subscribe", topic=topic))["code"] == "PERMISSION_DENIED"
+                    assert (await web.get(f"/sse?topic={topic}")).json()["code"] == "PERMISSION_DENIED"
+                for topic in ("session:s", "room:lobby"):
+                    assert (await peer.command("publish", topic=topic, data=1))["code"] == "PERMISSION_DENIED"
+
+        await in_asyncio(talk)
 
 
 async def test_page_that_comes_after_the_end_is_told_it_and_closed() -> None:

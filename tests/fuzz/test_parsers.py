@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.errors import CommandError, ProtocolViolation, RealtimeError
-from realtime.history import decode_cursor
+from realtime.history import decode_cursor, encode_cursor
+from realtime.json_depth import exceeds_depth
 from realtime.messages import Command, compact, decode_command, decode_wish, encode
 from realtime.routes import Route, Routes, Transport
 from realtime.topics import Kinds
@@ -41,6 +42,23 @@ def mutated(samples: list[bytes]) -> st.SearchStrategy[bytes]:
     return st.one_of(
         st.sampled_from(samples), once, st.builds(change, once, st.integers(0, 2000), st.just(1), st.just(b""))
     )
+
+
+def depth(value: object) -> int:
+    """How deep a value is nested, by walking it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+def check_depth(text: bytes, most: int) -> None:
+    """What is said of its depth before it is decoded is true, or it cannot be decoded."""
+    exceeds = exceeds_depth(text, most)
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    assert exceeds is (depth(value) > most)
 
 
 def check_command(text: bytes) -> None:
@@ -108,6 +126,20 @@ shaped = st.builds(
 def test_command_of_the_corpus_is_decoded_or_refused(text):
     """Samples that were once trouble, and good ones."""
     check_command(text)
+    check_depth(text, 64)
+
+
+@given(
+    st.one_of(
+        mutated(corpus("commands")),
+        st.text('[]{}"\\,:1a', max_size=40).map(str.encode),
+        st.lists(st.recursive(st.text('[{"\\}]', max_size=4), st.lists, max_leaves=4)).map(msgspec.json.encode),
+    ),
+    st.integers(0, 4) | st.just(64),
+)
+def test_depth_of_any_bytes_is_told_or_they_are_no_json(text, most):
+    """A bomb of brackets is never taken for something flat, nor a text that only speaks of brackets for a bomb."""
+    check_depth(text, most)
 
 
 @given(st.one_of(st.binary(max_size=100), mutated(corpus("commands")), shaped))
@@ -141,21 +173,32 @@ def test_any_path_leads_to_a_topic_or_nowhere(path):
         encode({"message": error.message})
 
 
+def check_cursor(text: str) -> None:
+    """Decode; what was decoded is written and read again."""
+    try:
+        positions = decode_cursor(text)
+    except CommandError as error:
+        encode({"message": error.message})
+        return
+    assert all(at.offset >= 0 and str(at.offset) in text for at in positions.values())
+    assert decode_cursor(encode_cursor(positions)) == positions
+
+
+@pytest.mark.parametrize("text", corpus("cursors"))
+def test_cursor_of_the_corpus_is_decoded_or_refused(text):
+    """Good ones, and some of which each is wrong in a way of its own."""
+    check_cursor(text.decode("latin-1"))
+
+
 @given(st.one_of(st.text(max_size=60), mutated(corpus("cursors")).map(lambda raw: raw.decode("latin-1"))))
 def test_any_text_for_a_cursor_is_decoded_or_refused(text):
     """A header can hold anything."""
-    try:
-        positions = decode_cursor(text)
-    except CommandError:
-        return
-    assert all(at.offset >= 0 for at in positions.values())
+    check_cursor(text)
 
 
-@given(st.one_of(st.binary(min_size=1, max_size=200).map(lambda raw: raw + b"\r\n\r\n"), mutated(corpus("heads"))))
-def test_any_bytes_for_a_request_head_are_parsed_or_refused(head):
-    """Nothing but `BadHead` comes out, with a status of HTTP; what is parsed can be asked anything."""
-    if not head.endswith(b"\r\n\r\n"):
-        head = head.rstrip(b"\r\n") + b"\r\n\r\n"
+def check_head(head: bytes) -> None:
+    """Parse, and see that there is one way only to read what was parsed."""
+    head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     try:
         request = parse_head(head)
         request.query()
@@ -163,10 +206,44 @@ def test_any_bytes_for_a_request_head_are_parsed_or_refused(head):
         assert 400 <= error.status < 600
         return
     assert request.target.startswith("/")
-    assert request.length is None or request.length >= 0
     assert request.raw == head
     assert isinstance(request.wants_websocket, bool)
     assert request.header(b"no-such-header") is None or b"no-such-header" in head.lower()
+    # Where the body ends, and whose it is, is what a proxy in front must see as we do.
+    names = [name for name, _ in request.headers]
+    assert b"\n" not in head.replace(b"\r\n", b"")
+    assert not any(set(value) & set(b"\r\n\0") for _, value in request.headers)
+    assert max(map(names.count, [b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin"])) <= 1
+    if b"transfer-encoding" in names:
+        assert request.length is None
+        assert b"content-length" not in names
+        assert request.header(b"transfer-encoding").lower() == "chunked"
+    else:
+        assert str(request.length) == (request.header(b"content-length") or "0").lstrip("0") or request.length == 0
+
+
+@pytest.mark.parametrize("head", corpus("heads"))
+def test_head_of_the_corpus_is_parsed_or_refused(head):
+    """The same as below."""
+    check_head(head)
+
+
+@pytest.mark.parametrize("path", sorted((CORPUS / "heads").glob("smuggle*")), ids=lambda path: path.name)
+def test_head_that_two_readers_may_understand_differently_is_refused(path):
+    """How requests are smuggled past a proxy."""
+    with pytest.raises(BadHead):
+        parse_head(path.read_bytes())
+
+
+def test_old_request_with_a_chunked_body_is_the_last_of_its_connection():
+    """Proxies that know no chunks see another end of it (RFC 9112, 6.1)."""
+    assert not parse_head((CORPUS / "heads" / "old-chunked").read_bytes()).keep_alive
+
+
+@given(st.one_of(st.binary(min_size=1, max_size=200), mutated(corpus("heads"))))
+def test_any_bytes_for_a_request_head_are_parsed_or_refused(head):
+    """Nothing but `BadHead` comes out, with a status of HTTP; what is parsed can be asked anything."""
+    check_head(head)
 
 
 @given(st.one_of(st.binary(max_size=40), mutated(corpus("frames"))), st.integers(0, 5))

@@ -54,7 +54,7 @@ def port(server: Server) -> int:
 
 
 #: What is given to a server beside its settings.
-_PARTS = ("actions", "app", "authenticate", "broker", "catalogue", "feeds", "routes")
+_PARTS = ("actions", "app", "authenticate", "authorize", "broker", "catalogue", "feeds", "routes")
 
 
 def running(**options: Any) -> AbstractAsyncContextManager[Server]:

@@ -314,10 +314,13 @@ async def test_filter_that_is_allowed_survives_any_payload() -> None:
 
 # -- floods ------------------------------------------------------------------------------------------------------
 
+#: Of whom the bounds behind the rates are to be seen.
+UNHURRIED = {"command_rate": None, "publish_rate": None}
+
 
 async def test_topics_without_end_from_one_peer_end_at_its_bound() -> None:
     """A hundred thousand subscribes: the first few are had, all others refused, each by its id."""
-    async with attacked(max_topics=50) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(max_topics=50, **UNHURRIED) as server, open_websocket(server.address[1]) as peer:
         refused = 0
         for start in range(0, 100_000, 1_000):
             commands = [
@@ -332,7 +335,7 @@ async def test_topics_without_end_from_one_peer_end_at_its_bound() -> None:
 
 async def test_topics_that_are_joined_and_left_again_are_forgotten() -> None:
     """A peer that goes through thousands of names fills no table beyond its bound, and no list of members."""
-    async with attacked(max_server_topics=300) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(max_server_topics=300, **UNHURRIED) as server, open_websocket(server.address[1]) as peer:
         for start in range(0, 5_000, 500):
             commands = [
                 {"type": kind, "id": 1, "topic": f"room:{number}"}
@@ -349,7 +352,10 @@ async def test_topics_that_are_joined_and_left_again_are_forgotten() -> None:
 
 async def test_publishes_to_topics_without_end_end_at_the_servers_bound() -> None:
     """Whoever fills the table is refused with a code; those who are there go on."""
-    async with attacked(max_server_topics=100) as server, open_websocket(server.address[1], "/ws?topic=room:w") as peer:
+    async with (
+        attacked(max_server_topics=100, **UNHURRIED) as server,
+        open_websocket(server.address[1], "/ws?topic=room:w") as peer,
+    ):
         codes = set()
         for start in range(0, 3_000, 500):
             commands = [
@@ -368,7 +374,7 @@ async def test_publishes_to_topics_without_end_end_at_the_servers_bound() -> Non
 async def test_looking_at_topics_without_end_ends_at_the_servers_bound(command: str) -> None:
     """To ask about what is not there is no way to use up memory."""
     async with (
-        attacked(max_server_topics=300) as server,
+        attacked(max_server_topics=300, **UNHURRIED) as server,
         open_websocket(server.address[1]) as peer,
         connect(server.address[1]) as raw,
     ):
@@ -386,7 +392,7 @@ async def test_looking_at_topics_without_end_ends_at_the_servers_bound(command: 
 
 async def test_requests_without_end_from_one_peer_end_at_its_bound() -> None:
     """Ten thousand at once: a few run, the others are refused at once, and another peer's is served."""
-    async with attacked(max_requests=10) as server:
+    async with attacked(max_requests=10, **UNHURRIED) as server:
         port = server.address[1]
 
         @server.handler("wait")
@@ -409,7 +415,7 @@ async def test_requests_without_end_from_one_peer_end_at_its_bound() -> None:
 
 async def test_commands_from_a_peer_that_never_reads_end_it_within_bounds() -> None:
     """Its replies are not kept for it without end."""
-    async with attacked(write_stall_timeout_seconds=0.3, send_buffer_bytes=4096) as server:
+    async with attacked(write_stall_timeout_seconds=0.3, send_buffer_bytes=4096, **UNHURRIED) as server:
         async with open_websocket(server.address[1], receive_buffer=4096) as peer:
             flood = frame(TEXT, b'{"type":"stats","id":1}') * 500
             with trio.move_on_after(20), pytest.raises((trio.BrokenResourceError, trio.TooSlowError)):
@@ -444,7 +450,7 @@ async def test_members_without_end_end_at_the_rooms_bound() -> None:
 
 async def test_joins_and_leaves_without_end_are_told_in_few_words() -> None:
     """Ten thousand comings and goings of one member: the others hear of a handful."""
-    async with attacked() as server, open_websocket(server.address[1], "/ws?topic=room:a") as witness:
+    async with attacked(**UNHURRIED) as server, open_websocket(server.address[1], "/ws?topic=room:a") as witness:
         async with open_websocket(server.address[1]) as peer:
             commands = [{"type": kind, "id": 1, "topic": "room:a"} for kind in ("subscribe", "unsubscribe")] * 500
             for _ in range(10):

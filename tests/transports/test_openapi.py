@@ -221,6 +221,7 @@ async def test_every_documented_answer_is_given() -> None:
         await _use_messages(tries)
         await _use_topics(tries)
         await _use_sessions(tries)
+        await _use_logins(tries)
         await _use_front_door(tries)
         for name in ("read_health", "read_statistics", "read_metrics", "read_asyncapi", "read_readiness"):
             await tries(name, 200)
@@ -306,6 +307,14 @@ async def _use_sessions(tries: Trier) -> None:
     await tries("read_session", 200, at=at)
     await tries("read_session", 404, at=gone)
     await tries("list_sessions", 200)
+
+
+async def _use_logins(tries: Trier) -> None:
+    login = {"user": "7", "roles": ["a"], "info": {"name": "A"}, "topics": {"room:*": ["join"]}, "login_seconds": 60}
+    ticket = await tries("create_ticket", 201, json=login)
+    await tries("poll", 200, headers={}, params={"ticket": ticket["ticket"], "topic": "room:a", "timeout": 0})
+    await tries("poll", 401, headers={}, params={"ticket": ticket["ticket"], "topic": "room:a", "timeout": 0})
+    await tries("revoke_token", 200, json={"token_id": "t-1"})
 
 
 async def _use_front_door(tries: Trier) -> None:

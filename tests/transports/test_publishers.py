@@ -154,7 +154,7 @@ async def test_publisher_with_a_wrong_key_is_refused(server: Server) -> None:
     async with AsyncHttpPublisher(server.url, "a-wrong-key") as publisher:
         with pytest.raises(PublishError) as caught:
             await publisher.publish("room:a", 1)
-    assert (caught.value.code, caught.value.attempts) == ("AUTH_REQUIRED", 1)
+    assert (caught.value.code, caught.value.attempts) == ("AUTH_FAILED", 1)
 
 
 async def test_threads_share_one_publisher(server: Server) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.config import Settings, load_settings, with_overrides
+from realtime.api_keys import new_key
+from realtime.auth import Identity, Right, Verb
+from realtime.config import Settings, load_settings, read_key_files, with_overrides
 from realtime.errors import ConfigurationError
 from realtime.topics import Access, Mode, Overflow
 
@@ -249,3 +251,108 @@ def test_option_of_a_kind_that_makes_no_sense_is_refused(options, fault):
     """With what is allowed."""
     with pytest.raises(ConfigurationError, match=fault):
         Settings(kinds={"room": options})
+
+
+# -- logins, keys and rules --------------------------------------------------------------------------------------
+
+
+def test_plain_key_in_a_file_is_refused_and_not_shown(toml):
+    """Whoever reads the file would have it. Elsewhere it is allowed, as for a test."""
+    with pytest.raises(ConfigurationError, match="no plain key belongs in a file") as caught:
+        load_settings(toml('api_keys = ["hush"]'), environ={})
+    assert "hush" not in str(caught.value)
+    _, line = new_key("backend", [Right.PUBLISH])
+    assert load_settings(toml(f'api_keys = ["{line}"]'), environ={}).api_keys == (line,)
+    assert load_settings(environ={"REALTIME_API_KEYS": "hush"}).api_keys == ("hush",)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"jwt_algorithms": ["none"]}, "'none' is not supported"),
+        ({"jwt_algorithms": ["HS256"]}, "HS256 and jwt_secret"),
+        ({"jwt_secret": "x" * 32}, "HS256 and jwt_secret"),
+        ({"jwt_algorithms": ["RS256"]}, "a public-key algorithm and its keys"),
+        ({"jwt_key_files": ["key.pem"]}, "a public-key algorithm and its keys"),
+        ({"jwt_algorithms": ["RS256"], "jwt_secret": "x" * 32, "jwt_key_files": ["key.pem"]}, "HS256 and jwt_secret"),
+        (
+            {"jwt_algorithms": ["RS256"], "jwt_jwks_url": "https://a.example", "jwt_key_files": ["key.pem"]},
+            "the keys come from there alone",
+        ),
+    ],
+)
+def test_keys_of_tokens_that_do_not_fit_their_algorithms_are_refused(options, fault):
+    """A key without its algorithm is a mistake too, and none of it is shown."""
+    with pytest.raises(ConfigurationError, match=fault) as caught:
+        load_settings(environ={}, **options)
+    assert "xxx" not in str(caught.value)
+
+
+def test_files_with_keys_are_read(tmp_path):
+    """One that cannot be is named."""
+    path = tmp_path / "key.pem"
+    path.write_bytes(b"a key")
+    options = {"jwt_algorithms": ["RS256"], "jwt_key_files": [str(path)]}
+    assert read_key_files(load_settings(environ={}, **options)) == [b"a key"]
+    path.unlink()
+    with pytest.raises(ConfigurationError, match=r"jwt_key_files: .*key\.pem: No such file"):
+        read_key_files(load_settings(environ={}, **options))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('rules = "all"', "must be a list of tables"),
+        ("rules = [1]", "must be a list of tables"),
+        ('[[rules]]\ntopics = ["room:*"]', "rules.1.: allow, deny"),
+        ('[[rules]]\ntopics = ["nosuch:*"]\nallow = ["join"]', "no such kind"),
+    ],
+)
+def test_rule_that_makes_no_sense_is_refused(toml, text, fault):
+    """When the settings are read, not when somebody asks."""
+    with pytest.raises(ConfigurationError, match=fault):
+        load_settings(toml(text), environ={})
+
+
+def test_rules_of_a_file_decide(toml):
+    """The access of a kind counts beside them where it is set, and only there; in development it is."""
+    text = '[[rules]]\ntopics = ["project:*"]\nallow = ["join"]\n[kinds.agent]\njoin = "anyone"\n'
+    for dev in (False, True):
+        settings = load_settings(toml(text), environ={}, dev=dev)
+        policy = settings.policy(settings.all_kinds())
+        allowed = {
+            topic: policy.decide(Identity("7"), Verb.JOIN, topic).allowed
+            for topic in ("project:a", "agent:a", "global", "room:a")
+        }
+        assert allowed == {"project:a": True, "agent:a": True, "global": False, "room:a": dev}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"rules = " + b"[" * 5000])
+def test_file_that_cannot_be_read_as_toml_is_refused(tmp_path, content):
+    """Bytes that are no text, and nesting that no reader stands."""
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        load_settings(path, environ={})
+
+
+@pytest.mark.parametrize("options", [{"grace_seconds": 10**400}, {"port": "9" * 5000}])
+def test_number_beyond_all_bounds_is_refused(options):
+    """With its name, like any other."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        load_settings(environ={}, **options)
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999999999999}", "(" * 5000])
+def test_pattern_that_cannot_be_compiled_is_refused(pattern):
+    """Also where the fault is none that `re` has a word for."""
+    with pytest.raises(ConfigurationError, match="pattern is not a regular expression"):
+        load_settings(environ={}, kinds={"room": {"pattern": pattern}})
+
+
+@pytest.mark.parametrize("word", ["off", None])
+def test_limit_is_switched_off_by_a_word(word):
+    """A file has none for nothing."""
+    assert load_settings(environ={}, command_rate=word).command_rate is None
+    with pytest.raises(ConfigurationError):
+        load_settings(environ={}, command_burst=word)

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from realtime import Identity, Settings, closing, open_engine
+from realtime.broker import MemoryBroker
 from realtime.connection import GOODBYE_SECONDS, Connection
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
@@ -29,8 +30,6 @@ def settings(**options) -> Settings:
 
 async def tokens(token: str) -> Identity:
     """Tokens are ``user`` or ``user/seconds``."""
-    if token == "bug":
-        raise RuntimeError("secret internals")
     user, _, seconds = token.partition("/")
     if not user:
         raise CommandError(ErrorCode.AUTH_FAILED, "no good")
@@ -103,6 +102,41 @@ async def test_peer_that_logs_in_stays(autojump_clock):
         assert (await peer.command("subscribe", topic="room:a"))["type"] == "subscribed"
 
 
+async def test_peer_that_goes_on_guessing_tokens_is_closed(autojump_clock):
+    """At the third that is no good; each is counted. Who has logged in may fail at a refresh."""
+    async with open_engine(settings(), authenticate=tokens) as engine:
+        async with connect(engine, authenticated=False) as peer:
+            for _ in range(3):
+                assert (await peer.command("auth", token="/"))["code"] == "AUTH_FAILED"
+            assert await peer.wait_closed() is closing.NOT_AUTHENTICATED
+        assert engine.refused == {"credentials": 3}
+        async with connect(engine, identity=Identity("7")) as peer:
+            for _ in range(5):
+                assert (await peer.command("auth", token="/"))["code"] == "AUTH_FAILED"
+            assert (await peer.command("ping"))["type"] == "pong"
+
+
+async def test_user_has_so_many_connections_and_no_more(autojump_clock):
+    """Whether it says who it is before or on the connection; a refresh is no other connection."""
+    async with (
+        open_engine(settings(max_connections_per_user=2), authenticate=tokens) as engine,
+        connect(engine, identity=Identity("7")) as first,
+        connect(engine, authenticated=False) as second,
+        connect(engine, authenticated=False) as third,
+    ):
+        assert (await second.command("auth", token="7"))["type"] == "authenticated"
+        assert (await third.command("auth", token="7"))["code"] == "LIMIT_EXCEEDED"
+        assert (await third.command("auth", token="8"))["type"] == "authenticated"
+        assert (await first.command("auth", token="7"))["type"] == "authenticated"
+        with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+            await Connection(engine, MemoryWire(), identity=Identity("7")).run()
+        first.hang_up()
+        await first.wait_closed()
+        async with connect(engine, identity=Identity("7")):
+            pass
+        assert engine.refused["too_many_of_user"] == 2
+
+
 async def test_login_never_changes_the_user(autojump_clock):
     """A refresh is for the same user."""
     async with (
@@ -149,6 +183,95 @@ async def test_token_shorter_than_the_warning_is_announced_at_once(autojump_cloc
     """Better late than never."""
     async with open_engine(settings()) as engine, connect(engine, identity=Identity("7", expires_in=10)) as peer:
         assert (await peer.receive_type("token_expiring"))["expires_in"] == 10
+
+
+# -- rates -------------------------------------------------------------------------------------------------------
+
+
+async def test_commands_that_come_too_fast_are_refused_until_it_is_time(autojump_clock):
+    """Each with the time after which it is not: who waits so long, and no longer, is served."""
+    async with open_engine(settings(command_rate=2, command_burst=3)) as engine, connect(engine) as peer:
+        replies = [await peer.command("ping") for _ in range(4)]
+        assert [reply["type"] for reply in replies] == ["pong"] * 3 + ["error"]
+        assert (replies[3]["code"], replies[3]["retry_after"]) == ("RATE_LIMIT_EXCEEDED", 0.5)
+        await trio.sleep(0.5)
+        assert [(await peer.command("ping"))["type"] for _ in range(2)] == ["pong", "error"]
+        assert engine.refused == {"command_rate": 2}
+
+
+async def test_parts_of_a_batch_are_counted_one_by_one(autojump_clock):
+    """And the batch itself; to pack them together is no way around the rate."""
+    async with open_engine(settings(command_rate=1, command_burst=5)) as engine, connect(engine) as peer:
+        commands = [{"type": "ping", "id": number} for number in range(7)]
+        reply = await peer.command("batch", commands=commands)
+        assert [part["type"] for part in reply["replies"]] == ["pong"] * 4 + ["error"] * 3
+
+
+async def test_peer_that_does_not_slow_down_is_sent_away(autojump_clock):
+    """With 4029, and advice to stay away for a while; a hundred refusals are forgiven."""
+    async with open_engine(settings(command_rate=1, command_burst=10)) as engine, connect(engine) as peer:
+        for _ in range(110):
+            await peer.command("ping")
+        assert peer.close_reason is None
+        peer.send("ping")
+        reason = await peer.wait_closed()
+        assert (reason.code, reason.reconnect) == (4029, True)
+        assert reason.retry_after > 0
+
+
+async def test_peer_that_is_refused_now_and_then_stays(autojump_clock):
+    """Refusals are forgiven, one a second."""
+    async with open_engine(settings(command_rate=1, command_burst=1)) as engine, connect(engine) as peer:
+        for _ in range(300):
+            assert [(await peer.command("ping"))["type"] for _ in range(2)] == ["pong", "error"]
+            await trio.sleep(1)
+
+
+async def test_pings_of_the_wire_count_as_commands(autojump_clock):
+    """Those that are too many are not answered, and in the end send the peer away."""
+    async with (
+        open_engine(settings(command_rate=1, command_burst=3)) as engine,
+        attached(engine) as (connection, peer),
+    ):
+        assert [connection.pinged() for _ in range(4)] == [True, True, True, False]
+        assert (await peer.command("ping"))["code"] == "RATE_LIMIT_EXCEEDED"
+        while connection.reason is None:
+            assert not connection.pinged()
+        assert (await peer.wait_closed()).code == 4029
+        assert engine.refused == {"command_rate": 1, "ping_rate": 100}
+
+
+async def test_publishes_are_counted_for_the_user_on_all_its_connections(autojump_clock):
+    """Another user is not held up, nor are this one's other commands."""
+    options = settings(publish_rate=1, publish_burst=2)
+    async with (
+        open_engine(options) as engine,
+        connect(engine, identity=Identity("7")) as first,
+        connect(engine, identity=Identity("7")) as second,
+        connect(engine, identity=Identity("8")) as other,
+    ):
+        replies = [await peer.command("publish", topic="room:a", data=1) for peer in (first, second, first, other)]
+        assert [reply["type"] for reply in replies] == ["published", "published", "error", "published"]
+        assert (replies[2]["code"], replies[2]["retry_after"]) == ("RATE_LIMIT_EXCEEDED", 1)
+        assert (await first.command("subscribe", topic="room:a"))["type"] == "subscribed"
+        assert engine.refused == {"publish_rate": 1}
+
+
+async def test_anonymous_peers_of_one_address_publish_together(autojump_clock):
+    """Who has no name is told by the place, and where there is none by the connection."""
+    options = settings(publish_rate=1, publish_burst=1)
+    async with (
+        open_engine(options) as engine,
+        attached(engine, address="192.0.2.7") as (_, first),
+        attached(engine, address="192.0.2.7") as (_, second),
+        attached(engine, address="192.0.2.8") as (_, third),
+        attached(engine) as (_, fourth),
+        attached(engine) as (_, fifth),
+    ):
+        replies = [
+            await peer.command("publish", topic="room:a", data=1) for peer in (first, second, third, fourth, fifth)
+        ]
+        assert [reply["type"] for reply in replies] == ["published", "error", *["published"] * 3]
 
 
 # -- liveness ----------------------------------------------------------------------------------------------------
@@ -310,7 +433,7 @@ async def test_replies_overtake_a_backlog(autojump_clock):
 
 async def test_peer_that_never_reads_its_replies_is_overloaded(autojump_clock):
     """Commands without end from a peer that reads nothing end it with 4103."""
-    async with open_engine(settings()) as engine, connect(engine, buffer_bytes=100) as peer:
+    async with open_engine(settings(command_rate=None)) as engine, connect(engine, buffer_bytes=100) as peer:
         peer.stall()
         for _ in range(3000):
             peer.send("ping")
@@ -420,9 +543,15 @@ async def test_unknown_type_is_answered_and_lived_with(autojump_clock):
 
 async def test_bug_in_a_command_is_answered_without_its_details(autojump_clock):
     """The peer gets a trace id, the log gets the exception, the connection lives on."""
+
+    class Faulty(MemoryBroker):
+        async def browse(self, topic, after, limit):
+            raise RuntimeError("secret internals")
+
+    broker = Faulty(settings().all_kinds(), now_ms=lambda: 0)
     with structlog.testing.capture_logs() as logged:
-        async with open_engine(settings(), authenticate=tokens) as engine, connect(engine) as peer:
-            reply = await peer.command("auth", token="bug")
+        async with open_engine(settings(), broker=broker) as engine, connect(engine) as peer:
+            reply = await peer.command("history", topic="room:a")
             assert (await peer.command("ping"))["type"] == "pong"
     assert reply["code"] == "INTERNAL_ERROR"
     assert "secret" not in str(reply)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 import trio
+from attrs import evolve
 
 from realtime import Identity, Settings, closing, open_engine
+from realtime.audit import AuditEvent
+from realtime.connection import Connection
 from realtime.errors import CommandError, ErrorCode
-from realtime.testing import connect
+from realtime.polling import Poll, poll
+from realtime.testing import MemoryWire, connect
 from realtime.wishes import Subscribe
 from tests.contract.slow_broker import SlowBroker
 from tests.tools import attached, settle
@@ -19,6 +24,11 @@ def settings(linger: float = 0.0, **options) -> Settings:
     """Settings that let everybody in; members leave at once, unless told otherwise."""
     kinds = {"room": {"presence_linger_seconds": linger, **options.pop("room", {})}, **options.pop("kinds", {})}
     return Settings(**{"dev": True, "auto_subscribe": (), "kinds": kinds, **options})
+
+
+def ruled(verbs: list, *, topics: list | None = None) -> Settings:
+    """Settings with one rule, for those who have logged in: these verbs in all rooms, or on these topics."""
+    return evolve(settings(dev=False), rules=({"topics": topics or ["room:*"], "allow": verbs},))
 
 
 async def tokens(token: str) -> Identity:
@@ -264,6 +274,292 @@ async def test_disconnected_user_is_told_to_stay_away(autojump_clock):
         assert engine.disconnect_user("7") == 1
         assert await peer.wait_closed() is closing.FORBIDDEN
         assert engine.disconnect_user("7") == 0
+
+
+# -- what a peer may -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "kind", "members"),
+    [
+        ("7", "subscribe", {"topic": "user:8"}),
+        (None, "subscribe", {"topic": "room:b"}),
+        (None, "subscribe", {"topic": "global"}),
+        ("7", "subscribe", {"topic": "role:admin"}),
+        ("7", "history", {"topic": "user:8"}),
+        ("7", "publish", {"topic": "symbol:600519", "data": 1}),
+        ("7", "publish", {"topic": "user:7", "data": 1}),
+        (None, "publish", {"topic": "room:b", "data": 1}),
+        ("7", "members", {"topic": "user:8"}),
+        (None, "members", {"topic": "room:b"}),
+    ],
+)
+async def test_command_that_the_peer_may_not_is_refused(user, kind, members, autojump_clock):
+    """Where there are no rules the kinds decide. It is told, noted for the audit log, and changes nothing."""
+    options = Settings(auto_subscribe=())
+    async with open_engine(options) as engine, connect(engine, identity=Identity(user)) as peer:
+        assert (await peer.command(kind, **members))["code"] == "PERMISSION_DENIED"
+        assert engine.audit.counts[AuditEvent.DENIED] == 1
+        assert engine.hub._audiences == {}
+        assert len(engine.broker) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "topic"), [("7", "user:7"), (None, "symbol:600519"), ("8", "room:b"), ("7", "global")]
+)
+async def test_topic_that_the_peer_may_join_is_joined(user, topic, autojump_clock):
+    """Owners, anybody, those who are logged in; who may join may look at what was."""
+    options = Settings(auto_subscribe=())
+    async with open_engine(options) as engine, connect(engine, identity=Identity(user)) as peer:
+        assert (await peer.command("history", topic=topic))["type"] == "history"
+        assert (await peer.command("subscribe", topic=topic))["type"] == "subscribed"
+
+
+async def test_topic_that_the_server_has_placed_the_peer_in_can_be_looked_at(autojump_clock):
+    """Also where nobody may ask to join it; what the peer may not do there is as before."""
+    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7")) as peer:
+        assert (await peer.command("history", topic="role:admin"))["code"] == "PERMISSION_DENIED"
+        await engine.place_user("7", "role:admin")
+        assert (await peer.command("history", topic="role:admin"))["type"] == "history"
+        assert (await peer.command("update", topic="role:admin"))["type"] == "updated"
+        assert (await peer.command("publish", topic="role:admin", data=1))["code"] == "PERMISSION_DENIED"
+
+
+async def test_peer_without_the_right_to_history_joins_without_it(autojump_clock):
+    """It is told that nothing was recovered, and why; a page of history it does not get."""
+    async with open_engine(ruled(["join"])) as engine, connect(engine, identity=Identity("7")) as peer:
+        await engine.publish(TOPIC, "old")
+        reply = await peer.command("subscribe", topic=TOPIC, recover={"last": 1})
+        assert (reply["recovered"], reply["why"], reply.get("replayed")) == ("none", "no_history", None)
+        assert (await peer.command("history", topic=TOPIC))["code"] == "PERMISSION_DENIED"
+        await engine.publish(TOPIC, "new")
+        assert (await peer.receive_type("message"))["data"] == "new"
+
+
+async def test_peer_without_the_right_to_presence_is_not_told_of_members(autojump_clock):
+    """Others are told of it all the same."""
+    rules = [
+        {"topics": ["room:*"], "allow": ["join"]},
+        {"topics": ["room:*"], "allow": ["presence"], "users": ["1"]},
+    ]
+    async with (
+        open_engine(evolve(settings(dev=False), rules=tuple(rules))) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine, identity=Identity("2")) as peer,
+    ):
+        await peer.command("subscribe", topic=TOPIC)
+        await witness.command("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        assert (await peer.command("members", topic=TOPIC))["code"] == "PERMISSION_DENIED"
+        assert sorted(await users(witness)) == ["1", "2"]
+        assert news(peer) == []
+        assert (await witness.command("unsubscribe", topic=TOPIC))["type"] == "unsubscribed"
+        await trio.sleep(1)
+        assert news(peer) == []
+
+
+# -- rights that change ------------------------------------------------------------------------------------------
+
+
+async def test_fresh_login_with_fewer_rights_loses_what_they_opened(autojump_clock):
+    """With the code, and not to ask again; the rest stays, and so does what the server decided."""
+    rules = ({"topics": ["room:*"], "allow": ["join"], "roles": ["a"]}, {"topics": ["project:*"], "allow": ["join"]})
+    options = evolve(settings(dev=False), rules=rules)
+    async with open_engine(options, authenticate=tokens) as engine, connect(engine, authenticated=False) as peer:
+        await peer.command("auth", token="7/a")
+        for topic in (TOPIC, "project:x"):
+            assert (await peer.command("subscribe", topic=topic))["type"] == "subscribed"
+        await engine.place_user("7", "room:placed")
+        await settle()
+        peer.pending()
+        await peer.command("auth", token="7/a")
+        assert peer.pending() == []
+        await peer.command("auth", token="7/b")
+        (told,) = peer.pending()
+        assert told == {
+            "type": "unsubscribed",
+            "topic": TOPIC,
+            "code": "PERMISSION_DENIED",
+            "resubscribe": False,
+        }
+        (connection,) = engine.connections
+        assert set(connection.session.subscriptions) == {"project:x", "room:placed"}
+
+
+async def test_rules_that_are_read_anew_end_what_they_do_not_allow(autojump_clock):
+    """On connections and in polls; settings that need another start are named and left as they were."""
+    options = ruled(["join", "presence"])
+    async with (
+        open_engine(options) as engine,
+        connect(engine, identity=Identity("1")) as witness,
+        connect(engine, identity=Identity("7")) as peer,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask() -> None:
+            with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+                await poll(engine, Identity("7"), Poll([Subscribe(TOPIC)]))
+
+        nursery.start_soon(ask)
+        for one in (witness, peer):
+            await one.command("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        witness.pending()
+        fresh = evolve(
+            options,
+            rules=({"topics": ["room:*"], "allow": ["join"], "users": ["1"]},),
+            origins=("https://app.example",),
+            max_topics=7,
+        )
+        assert await engine.reload(fresh) == ["max_topics"]
+        assert engine.settings.origins == ("https://app.example",)
+        assert engine.settings.max_topics == options.max_topics
+        assert (await peer.receive_type("unsubscribed"))["code"] == "PERMISSION_DENIED"
+        assert (await peer.command("subscribe", topic=TOPIC))["code"] == "PERMISSION_DENIED"
+        await engine.publish(TOPIC, "goes on")
+        assert (await witness.receive_type("message"))["data"] == "goes on"
+        # It may still be there, but not look who else is.
+        assert news(witness) == []
+        assert (await witness.command("members", topic=TOPIC))["code"] == "PERMISSION_DENIED"
+
+
+async def test_user_is_looked_at_anew_when_asked_for(autojump_clock):
+    """What a function of one's own knows has changed; who is not looked at keeps what it has."""
+    banned: set = set()
+
+    def authorize(identity, verb, topic):
+        return identity.user not in banned
+
+    async with (
+        open_engine(settings(), authorize=authorize) as engine,
+        connect(engine, identity=Identity("7")) as peer,
+        connect(engine, identity=Identity("8")) as other,
+    ):
+        for one in (peer, other):
+            await one.command("subscribe", topic=TOPIC)
+        banned |= {"7", "8"}
+        await engine.review("7")
+        await settle()
+        (told,) = peer.pending()
+        assert (told["type"], told["topic"], told["code"]) == ("unsubscribed", TOPIC, "PERMISSION_DENIED")
+        assert other.pending() == []
+
+
+async def test_topic_that_nobody_can_decide_about_may_be_asked_for_again(autojump_clock):
+    """What is asked does not answer in time: who has the topic loses it, but not for good."""
+    slow = False
+
+    async def authorize(identity, verb, topic):
+        await trio.sleep(60 if slow else 0)
+
+    async with open_engine(settings(), authorize=authorize) as engine, connect(engine) as peer:
+        await peer.command("subscribe", topic=TOPIC)
+        slow = True
+        with structlog.testing.capture_logs():
+            await engine.review()
+            told = await peer.receive_type("unsubscribed")
+            assert (told["code"], told["resubscribe"]) == ("UNAVAILABLE", True)
+            refused = await peer.command("subscribe", topic=TOPIC)
+        assert (refused["code"], refused["retry_after"]) == ("UNAVAILABLE", 1)
+        slow = False
+        assert (await peer.command("subscribe", topic=TOPIC))["type"] == "subscribed"
+
+
+async def test_topic_that_is_left_while_it_is_looked_at_is_not_ended_twice(autojump_clock):
+    """Nor is one that was joined anew meanwhile: it was decided about by itself."""
+    thinking = trio.Event()
+    thinking.set()
+    allowed = True
+
+    async def authorize(identity, verb, topic):
+        answer = allowed
+        await thinking.wait()
+        return answer
+
+    async with open_engine(settings(), authorize=authorize) as engine, attached(engine) as (connection, peer):
+        await peer.command("subscribe", topic=TOPIC)
+        thinking, allowed = trio.Event(), False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.review)
+            await settle()
+            await peer.command("unsubscribe", topic=TOPIC)
+            peer.pending()
+            thinking.set()
+        assert peer.pending() == []
+        assert connection.session.subscriptions == {}
+
+
+async def test_right_that_is_lost_while_history_is_read_is_lost(autojump_clock):
+    """Nothing is left behind."""
+    options = ruled(["join"])
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(options, broker=broker) as engine, connect(engine, identity=Identity("7")) as peer:
+        broker.reading = trio.Event()
+        peer.send("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        await engine.reload(ruled(["publish"]))
+        broker.reading.set()
+        assert (await peer.receive_type("error"))["code"] == "PERMISSION_DENIED"
+        assert engine.hub._audiences == {}
+        assert engine.members(TOPIC).count == 0
+
+
+async def test_own_topic_that_a_peer_may_not_join_is_not_brought(autojump_clock):
+    """Those with its name in them are its own; the others are for those who may."""
+    options = evolve(ruled(["join"], topics=["user:*"]), auto_subscribe=("user:{user}", "role:{role}", "global"))
+    identity = Identity("7", roles=frozenset({"a"}))
+    async with open_engine(options) as engine, connect(engine, identity=identity) as peer:
+        assert [standing["topic"] for standing in peer.received[0]["topics"]] == ["user:7", "role:a"]
+
+
+async def test_login_that_is_revoked_closes_what_it_opened(autojump_clock):
+    """One token, or all that a user has had; the others go on."""
+    async with (
+        open_engine(settings()) as engine,
+        connect(engine, identity=Identity("7", token_id="t1")) as first,
+        connect(engine, identity=Identity("7", token_id="t2")) as second,
+        connect(engine, identity=Identity("8", token_id="t3")) as other,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask() -> None:
+            with pytest.raises(CommandError, match="AUTH_FAILED"):
+                await poll(engine, Identity("7", token_id="t1"), Poll([Subscribe(TOPIC)]))
+
+        nursery.start_soon(ask)
+        await settle()
+        assert engine.revoke_token("t1") == 2
+        assert await first.wait_closed() is closing.FORBIDDEN
+        assert second.close_reason is None
+        ticket = engine.tickets.issue(Identity("7"), seconds=30)
+        assert engine.revoke_user("7") == 1
+        assert await second.wait_closed() is closing.FORBIDDEN
+        with pytest.raises(CommandError, match="AUTH_FAILED"):
+            engine.tickets.redeem(ticket)
+        assert (await other.command("ping"))["type"] == "pong"
+        for token_id in ("t1", "t2"):
+            with pytest.raises(CommandError, match="AUTH_FAILED"):
+                engine.check_login(Identity("7", token_id=token_id))
+
+
+async def test_login_that_is_revoked_while_its_connection_arrives_does_not_arrive(autojump_clock):
+    """It waited for its history and was in no list of connections yet."""
+    options = settings()
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(options, broker=broker) as engine:
+        broker.reading = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def arrive() -> None:
+                with pytest.raises(CommandError, match="AUTH_FAILED"):
+                    await Connection(engine, MemoryWire(), identity=Identity("7")).run([Subscribe(TOPIC)])
+
+            nursery.start_soon(arrive)
+            await trio.sleep(1)
+            assert engine.revoke_user("7") == 0
+            broker.reading.set()
+        assert engine.hub._audiences == {}
+        assert engine.members(TOPIC).count == 0
 
 
 # -- topics that are not there -----------------------------------------------------------------------------------

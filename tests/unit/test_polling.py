@@ -17,6 +17,7 @@ from realtime.polling import Poll, poll
 from realtime.topics import Mode
 from realtime.views import View
 from realtime.wishes import Subscribe
+from tests.contract.slow_broker import SlowBroker
 from tests.tools import settle
 
 SETTINGS = Settings(dev=True)
@@ -343,3 +344,88 @@ async def test_polls_of_a_user_can_be_ended(end, ended, autojump_clock):
             [("7", "PERMISSION_DENIED")] * ended + [("7", None)] * (2 - ended) + [("8", None)], key=str
         )
         assert engine.polls == set()
+
+
+# -- what a peer may ---------------------------------------------------------------------------------------------
+
+
+def ruled(*verbs: str) -> Settings:
+    """Settings with one rule: what those who have logged in may in all rooms."""
+    return Settings(auto_subscribe=("user:{user}", "global"), rules=({"topics": ["room:*"], "allow": [*verbs]},))
+
+
+async def test_poll_without_the_right_to_history_begins_with_what_comes(autojump_clock):
+    """It is told so at once, as of any history that cannot be had."""
+    async with open_engine(ruled("join")) as engine:
+        await engine.publish(TOPIC, "old")
+        wish = Subscribe(TOPIC, since=Since(last=1))
+        answer = await poll(engine, Identity("7"), Poll([wish]))
+        assert told(answer) == []
+        (topic, _) = answer["topics"]
+        assert (topic["topic"], topic["offset"], topic["recovered"], topic["why"]) == (TOPIC, 1, "none", "no_history")
+
+
+async def test_login_brings_to_a_poll_what_it_may_join(autojump_clock):
+    """Its own always, what is everybody's only where it may; and where there is nothing, nothing is waited for."""
+    async with open_engine(ruled("join")) as engine:
+        answer = await poll(engine, Identity("7"), Poll([], seconds=0))
+        assert [topic["topic"] for topic in answer["topics"]] == ["user:7"]
+        with pytest.raises(CommandError, match="BAD_REQUEST"):
+            await poll(engine, ANONYMOUS, Poll([]))
+
+
+@pytest.mark.parametrize("verbs", [("join",), ("publish",)])
+async def test_poll_is_looked_at_anew_when_the_rules_change(verbs, autojump_clock):
+    """It ends where it may not have one of its topics any more, and else goes on."""
+    async with open_engine(ruled("join", "history")) as engine, trio.open_nursery() as nursery:
+        ends: list = []
+
+        async def ask() -> None:
+            try:
+                ends.append(told(await poll(engine, Identity("7"), wanted())))
+            except CommandError as error:
+                ends.append(error.code)
+
+        nursery.start_soon(ask)
+        await settle()
+        await engine.reload(ruled(*verbs))
+        await settle()
+        assert ends == ([] if "join" in verbs else ["PERMISSION_DENIED"])
+        await engine.publish(TOPIC, 1)
+        await settle()
+        assert ends == ([[1]] if "join" in verbs else ["PERMISSION_DENIED"])
+        assert engine.hub._audiences == {}
+
+
+async def test_right_that_is_lost_while_a_poll_begins_is_lost(autojump_clock):
+    """Nothing is left behind."""
+    broker = SlowBroker(SETTINGS.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(ruled("join"), broker=broker) as engine, trio.open_nursery() as nursery:
+        broker.reading = trio.Event()
+
+        async def ask() -> None:
+            with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+                await poll(engine, Identity("7"), wanted())
+
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        await engine.reload(ruled("publish"))
+        broker.reading.set()
+        await trio.sleep(1)
+        assert engine.polls == set()
+        assert engine.hub._audiences == {}
+
+
+async def test_polls_of_a_user_that_come_too_fast_are_refused(autojump_clock):
+    """They are the commands of others; of anonymous peers those from one address are counted together."""
+    async with open_engine(Settings(dev=True, command_rate=1, command_burst=2)) as engine:
+        for identity, address in ((Identity("7"), "192.0.2.1"), (ANONYMOUS, "192.0.2.1"), (ANONYMOUS, "192.0.2.2")):
+            for _ in range(2):
+                await poll(engine, identity, wanted(seconds=0), address)
+        for identity in (Identity("7"), ANONYMOUS):
+            with pytest.raises(CommandError, match="RATE_LIMIT_EXCEEDED") as caught:
+                await poll(engine, identity, wanted(seconds=0), "192.0.2.1")
+            assert caught.value.retry_after == 1
+        await trio.sleep(1)
+        await poll(engine, ANONYMOUS, wanted(seconds=0), "192.0.2.1")
+        assert engine.refused == {"poll_rate": 2}

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -16,10 +17,14 @@ from quart import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge, RequestTimeout
 from werkzeug.routing import BaseConverter
 
+from realtime.audit import AuditEvent
+from realtime.auth import Right
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
-from transports.credentials import HeaderMap, has_api_key
+from transports.body import check_depth
+from transports.credentials import HeaderMap, allowed_origin, check_right, cors_headers, preflight_headers
 from transports.http.endpoints import JSON, Access, Answer, Endpoint
+from transports.proxies import Peer, TrustedProxies
 from transports.responses import error_body, error_headers, status_of
 
 __all__ = ["MAX_BODY_BYTES", "add_endpoints", "end_if_unread", "error_answer", "failure_answer"]
@@ -28,6 +33,16 @@ log = structlog.get_logger("realtime")
 
 #: A thousand messages of a usual size; more of them are more requests.
 MAX_BODY_BYTES = 8 << 20
+
+#: What is asked of a caller, by how far an endpoint is open.
+_RIGHTS = {
+    Access.READER: Right.READ,
+    Access.PUBLISHER: Right.PUBLISH,
+    Access.ISSUER: Right.TICKETS,
+    Access.ADMIN: Right.ADMIN,
+}
+#: Rare enough, and grave enough, to be written down one by one.
+_RECORDED = frozenset({Access.ISSUER, Access.ADMIN})
 
 View = Callable[..., Awaitable[Response]]
 
@@ -43,13 +58,26 @@ def add_endpoints(engine: Engine, blueprint: Blueprint, endpoints: Iterable[Endp
     """Have the blueprint serve these endpoints."""
     blueprint.record(lambda state: state.app.url_map.converters.update(realtime_user=_User))
     blueprint.after_request(end_if_unread)
-    for endpoint in endpoints:
+    proxies = TrustedProxies(engine.settings.trusted_proxies, header=engine.settings.forwarded_header)
+    every = list(endpoints)
+    for endpoint in every:
         blueprint.add_url_rule(
             re.sub(r"{(\w+)}", _rule, endpoint.path),
             endpoint.name,
-            _view(engine, endpoint),
+            _view(engine, proxies, endpoint),
             methods=[endpoint.method],
             merge_slashes=False,
+            provide_automatic_options=False,
+        )
+    for number, path in enumerate(sorted({endpoint.path for endpoint in every if endpoint.function is not None})):
+        methods = sorted({endpoint.method for endpoint in every if endpoint.path == path})
+        blueprint.add_url_rule(
+            re.sub(r"{(\w+)}", _rule, path),
+            f"preflight_{number}",
+            _preflight(engine, proxies, methods),
+            methods=["OPTIONS"],
+            merge_slashes=False,
+            provide_automatic_options=False,
         )
 
 
@@ -71,30 +99,71 @@ def error_answer(error: CommandError, *, status: int | None = None, trace_id: st
 def failure_answer(path: str, error: Exception) -> Response:
     """The response to a request that ran into a bug: its sender is told, the log has the rest."""
     trace_id = secrets.token_hex(8)
-    log.error("request failed", path=path, trace_id=trace_id, exc_info=error)
+    log.error("request failed", path=quote(path), trace_id=trace_id, exc_info=error)
     return error_answer(CommandError(ErrorCode.INTERNAL_ERROR, "the server failed to do this"), trace_id=trace_id)
 
 
-def _view(engine: Engine, endpoint: Endpoint) -> View:
+def _view(engine: Engine, proxies: TrustedProxies, endpoint: Endpoint) -> View:
     function = endpoint.function
     if function is None:
         return _elsewhere(endpoint)
     decoder = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
 
-    async def serve(**arguments: object) -> Response:
+    async def work(arguments: dict[str, Any]) -> Response:
         try:
-            _check_access(engine, endpoint.access)
+            caller = await _check_access(engine, proxies, endpoint.access)
             if endpoint.query is not None:
                 arguments["query"] = _read_query(endpoint.query)
             if decoder is not None:
-                arguments["body"] = _decode(decoder, await _read_body())
-            return _respond(endpoint, await function(engine, **arguments))
+                text = await _read_body()
+                arguments["body"] = _decode(decoder, text)
+                check_depth(text, engine.settings.max_json_depth)
+            answer = await function(engine, **arguments)
+            if endpoint.access in _RECORDED:
+                _record(engine, endpoint, caller, arguments)
+            return _respond(endpoint, answer)
         except CommandError as error:
             return error_answer(error)
         except Exception as error:  # noqa: BLE001 - told and logged
             return failure_answer(request.path, error)
 
+    async def serve(**arguments: Any) -> Response:
+        if endpoint.access is Access.ANYONE:
+            return await work(arguments)
+        head = HeaderMap(request.headers)
+        peer = _peer(proxies)
+        try:
+            headers = cors_headers(allowed_origin(engine, head, peer))
+        except CommandError as error:
+            engine.turn_away("origin", peer.address, error, transport="http")
+            return error_answer(error)
+        response = await work(arguments)
+        response.headers.update(headers)
+        if engine.admission.is_shut_out(peer.address):
+            response.headers["Connection"] = "close"  # the next attempt needs another one, and does not get it
+        return response
+
     return serve
+
+
+def _preflight(engine: Engine, proxies: TrustedProxies, methods: list[str]) -> View:
+    """What a browser is told before it lets a page of another origin call an endpoint."""
+
+    async def preflight(**_arguments: object) -> Response:
+        peer = _peer(proxies)
+        try:
+            origin = allowed_origin(engine, HeaderMap(request.headers), peer)
+        except CommandError as error:
+            engine.turn_away("origin", peer.address, error, transport="http")
+            return error_answer(error)
+        allowed = {"Allow": ", ".join(["HEAD", "OPTIONS", *methods] if "GET" in methods else ["OPTIONS", *methods])}
+        return Response(b"", headers={**allowed, **preflight_headers(origin, methods=", ".join(methods))})
+
+    return preflight
+
+
+def _peer(proxies: TrustedProxies) -> Peer:
+    return proxies.see(request.remote_addr or "", HeaderMap(request.headers), secure=request.scheme == "https")
 
 
 def _elsewhere(endpoint: Endpoint) -> View:
@@ -106,11 +175,29 @@ def _elsewhere(endpoint: Endpoint) -> View:
     return refuse
 
 
-def _check_access(engine: Engine, access: Access) -> None:
-    if access is Access.ANYONE or (access is Access.READER and engine.settings.dev):
-        return
-    if not has_api_key(engine, HeaderMap(request.headers)):
-        raise CommandError(ErrorCode.AUTH_REQUIRED, "this needs an API key")
+async def _check_access(engine: Engine, proxies: TrustedProxies, access: Access) -> str:
+    """Who asks, if it has the right to. Raises `CommandError`."""
+    right = _RIGHTS.get(access)
+    if right is None or (access is Access.READER and engine.settings.dev):
+        return "anybody"
+    head = HeaderMap(request.headers)
+    try:
+        return await check_right(engine, head, right)
+    except CommandError as error:
+        engine.turn_away("api", _peer(proxies).address, error, transport="http")
+        raise
+
+
+def _record(engine: Engine, endpoint: Endpoint, caller: str, arguments: dict[str, Any]) -> None:
+    """Have the audit log know who did what, to whom."""
+    body = arguments.get("body")
+    engine.audit.record(
+        AuditEvent.OPERATOR,
+        key=caller,
+        reason=endpoint.name,
+        user=arguments.get("user") or getattr(body, "user", None),
+        topic=arguments.get("topic") or getattr(body, "topic", None),
+    )
 
 
 def _read_query(model: Any) -> Any:

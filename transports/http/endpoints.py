@@ -29,14 +29,18 @@ class Access(Enum):
     """Who may use an endpoint."""
 
     ANYONE = 0
-    #: Who has an API key; in development everybody.
+    #: Who has the right to read; in development everybody.
     READER = 1
-    #: Who has an API key.
-    KEY = 2
+    #: Who has the right to publish.
+    PUBLISHER = 2
+    #: Who has the right to issue tickets.
+    ISSUER = 3
+    #: Who has every right: this concerns users or topics as a whole.
+    ADMIN = 4
     #: A user of the realtime transports, who shows a token, or nothing where anonymous peers are served.
-    PEER = 3
+    PEER = 5
     #: Who knows the secret of the event stream.
-    SECRET = 4
+    SECRET = 6
 
 
 @frozen
@@ -95,7 +99,7 @@ class Endpoints:
             types = get_type_hints(function, include_extras=True)
             answer = None if types["return"] is NoneType else types["return"]
             read = {
-                "access": Access.KEY,
+                "access": Access.PUBLISHER,
                 "body": types.get("body"),
                 "query": types.get("query"),
                 "answer": get_args(answer)[0] if get_origin(answer) is Answer else answer,

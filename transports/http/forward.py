@@ -29,6 +29,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEven
 
 from realtime.errors import WireBroken, WireError
 from transports.head import BadHead, Request
+from transports.proxies import Peer
 from transports.stream import Stream
 
 __all__ = ["Application"]
@@ -44,8 +45,9 @@ _MAX_WAITING = 10
 class _Exchange(trio.abc.HalfCloseableStream):
     """One request and its response, as the stream that hypercorn sees."""
 
-    def __init__(self, stream: Stream, request: Request, stall_seconds: float) -> None:
+    def __init__(self, stream: Stream, request: Request, peer: Peer, stall_seconds: float) -> None:
         self._stream = stream
+        self._peer = peer
         self._stall_seconds = stall_seconds
         self._request = request
         self._reply = h11.Connection(h11.CLIENT)
@@ -57,6 +59,7 @@ class _Exchange(trio.abc.HalfCloseableStream):
         head = self._head()
         self._body.receive_data(head)
         self._pending = [head]
+        self._trailed = False
         self._body_done = self._next_body_event()
         #: Whether the response was complete and leaves the connection usable.
         self.reusable = False
@@ -93,6 +96,8 @@ class _Exchange(trio.abc.HalfCloseableStream):
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return event is h11.PAUSED
             if isinstance(event, h11.EndOfMessage):
+                # Where trailers end, h11 is lenient: what it takes for the next request may be none to a proxy.
+                self._trailed = bool(event.headers)
                 return True
 
     def _end(self) -> None:
@@ -112,6 +117,11 @@ class _Exchange(trio.abc.HalfCloseableStream):
             self._taken.set()
             return event
 
+        # Hypercorn knows the connection only; the front door has heard what a trusted proxy says of it.
+        if scope["type"] != "lifespan":
+            scope["client"] = (self._peer.address, (scope["client"] or ("", 0))[1])
+            if self._peer.secure:
+                scope["scheme"] = "https" if scope["type"] == "http" else "wss"
         await app(scope, take, send, *calls)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
@@ -192,7 +202,12 @@ class _Exchange(trio.abc.HalfCloseableStream):
                     self._reading.cancel()
                     return
                 if isinstance(event, h11.EndOfMessage):
-                    self.reusable = self._body_done and self._request.keep_alive and self._reply.their_state is h11.DONE
+                    self.reusable = (
+                        self._body_done
+                        and not self._trailed
+                        and self._request.keep_alive
+                        and self._reply.their_state is h11.DONE
+                    )
                     self._end()
                     return
         except h11.RemoteProtocolError:
@@ -282,10 +297,10 @@ class Application:
                     await lifespan.wait_for_shutdown()
                 guard.cancel()
 
-    async def serve(self, stream: Stream, request: Request) -> bool:
+    async def serve(self, stream: Stream, request: Request, peer: Peer) -> bool:
         """Serve one request; whether the connection can be used for another. Raises `BadHead`."""
         try:
-            exchange = (_TlsExchange if stream.is_tls else _Exchange)(stream, request, self._stall_seconds)
+            exchange = (_TlsExchange if stream.is_tls else _Exchange)(stream, request, peer, self._stall_seconds)
         except h11.RemoteProtocolError:
             raise BadHead(400, "this is not a valid request") from None
         app = partial(exchange.run_app, self._app)

@@ -13,7 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from realtime.engine import Engine, EngineStatistics
+from realtime.engine import Engine
+from realtime.statistics import EngineStatistics
 
 __all__ = ["METRICS_MEDIA", "EngineCollector", "metrics_text"]
 
@@ -50,6 +51,9 @@ def _connections(facts: EngineStatistics) -> Iterator[Metric]:
     yield _gauges("connections", "Live connections.", "transport", facts.transports)
     yield _gauge("users", "Users with at least one connection.", facts.users)
     yield _counters("refused", "Requests and peers that were turned away.", "reason", facts.refused)
+    yield _counters("audit_events", "What the audit log was told.", "sort", facts.audit)
+    yield _counter("tickets_issued", "Tickets that were issued.", facts.tickets_issued)
+    yield _counter("tickets_redeemed", "Tickets that were taken for a login.", facts.tickets_redeemed)
     yield _gauge("presence_topics", "Topics that have members.", facts.presence.topics)
     yield _gauge("presence_members", "Members of topics, each in each topic.", facts.presence.members)
     yield _counter("presence_joins", "Joins that were told.", facts.presence.joins)

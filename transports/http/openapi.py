@@ -34,11 +34,13 @@ _SCHEMES: _Object = {
 _SECURITY: dict[Access, list[_Object]] = {
     Access.ANYONE: [],
     Access.READER: [{"key": []}, {"bearer": []}],
-    Access.KEY: [{"key": []}, {"bearer": []}],
+    Access.PUBLISHER: [{"key": []}, {"bearer": []}],
+    Access.ISSUER: [{"key": []}, {"bearer": []}],
+    Access.ADMIN: [{"key": []}, {"bearer": []}],
     Access.PEER: [{"token": []}, {}],
     Access.SECRET: [{"secret": []}],
 }
-_NEEDS_LOGIN = frozenset({Access.READER, Access.KEY, Access.PEER})
+_NEEDS_LOGIN = frozenset({Access.READER, Access.PUBLISHER, Access.ISSUER, Access.ADMIN, Access.PEER})
 
 
 class Error(Struct, tag_field="type", tag="error", frozen=True, omit_defaults=True):

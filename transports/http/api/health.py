@@ -7,7 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from realtime.asyncapi import asyncapi_document
-from realtime.engine import Engine, EngineStatistics
+from realtime.engine import Engine
+from realtime.statistics import EngineStatistics
 from transports.http.endpoints import Access, Answer, Endpoints
 from transports.http.metrics import METRICS_MEDIA, metrics_text
 

@@ -6,14 +6,16 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from realtime.connection import Connection, ConnectionStatistics
+from realtime.audit import AuditEvent
+from realtime.connection import Connection
 from realtime.engine import Engine
 from realtime.errors import ErrorCode
 from realtime.messages import TopicName
+from realtime.statistics import ConnectionStatistics
 from realtime.subscription import Subscription
 from realtime.topics import Mode, Overflow
 from transports.http.api.topics import TOPIC_ERRORS, Limit, existing
-from transports.http.endpoints import Endpoints
+from transports.http.endpoints import Access, Endpoints
 
 __all__ = ["peers"]
 
@@ -65,6 +67,12 @@ class WhichTopic(Struct, frozen=True):
     topic: TopicName
 
 
+class Disconnect(Struct, frozen=True):
+    """How far it goes."""
+
+    revoke: bool = False
+
+
 class Disconnected(Struct, frozen=True):
     """What became of a user's connections."""
 
@@ -91,20 +99,27 @@ async def read_connection(engine: Engine, connection: str) -> ConnectionDetails:
     return _describe(engine.connections.find(connection))
 
 
-@peers.post("/api/v1/users/{user}/disconnect")
-async def disconnect_user(engine: Engine, user: str) -> Disconnected:
-    """Close all connections of a user, with 4003: they do not come back by themselves."""
-    return Disconnected(engine.disconnect_user(user))
+@peers.post("/api/v1/users/{user}/disconnect", access=Access.ADMIN, errors=(ErrorCode.LIMIT_EXCEEDED,))
+async def disconnect_user(engine: Engine, user: str, body: Disconnect) -> Disconnected:
+    """Close all connections of a user, with 4003: they do not come back by themselves.
+
+    With `revoke` no token or ticket that the user has been given so far is taken any more.
+    """
+    if not body.revoke:
+        return Disconnected(engine.disconnect_user(user))
+    closed = engine.revoke_user(user)
+    engine.audit.record(AuditEvent.REVOKED, user=user, count=closed)
+    return Disconnected(closed)
 
 
-@peers.post("/api/v1/users/{user}/subscribe", errors=(*TOPIC_ERRORS, ErrorCode.LIMIT_EXCEEDED))
+@peers.post("/api/v1/users/{user}/subscribe", access=Access.ADMIN, errors=(*TOPIC_ERRORS, ErrorCode.LIMIT_EXCEEDED))
 async def subscribe_user(engine: Engine, user: str, body: WhichTopic) -> Moved:
     """Subscribe all connections of a user, whatever it may join by itself; how many have the topic now."""
     existing(engine, body.topic)
     return Moved(await engine.place_user(user, body.topic))
 
 
-@peers.post("/api/v1/users/{user}/unsubscribe", errors=TOPIC_ERRORS)
+@peers.post("/api/v1/users/{user}/unsubscribe", access=Access.ADMIN, errors=TOPIC_ERRORS)
 async def unsubscribe_user(engine: Engine, user: str, body: WhichTopic) -> Moved:
     """End the subscriptions of all connections of a user to a topic; how many had it."""
     existing(engine, body.topic)

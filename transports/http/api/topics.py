@@ -14,7 +14,7 @@ from realtime.messages import Offset, TopicName
 from realtime.presence import MembersPage
 from realtime.pushes import Message
 from realtime.topics import Kind, PresenceMode
-from transports.http.endpoints import Answer, Endpoints
+from transports.http.endpoints import Access, Answer, Endpoints
 
 __all__ = ["topics"]
 
@@ -121,6 +121,7 @@ async def list_topics(engine: Engine, query: TopicsQuery) -> TopicsPage:
 
 @topics.post(
     "/api/v1/topics",
+    access=Access.ADMIN,
     statuses=(201, 200),
     errors=(ErrorCode.INVALID_TOPIC, ErrorCode.INVALID_SYMBOL, ErrorCode.LIMIT_EXCEEDED),
 )
@@ -139,7 +140,9 @@ async def read_topic(engine: Engine, topic: str) -> TopicDetails:
     return TopicDetails(**members, epoch=position.epoch, offset=position.offset)
 
 
-@topics.delete("/api/v1/topics/{topic}", statuses=(204,), errors=(*TOPIC_ERRORS, ErrorCode.BAD_REQUEST))
+@topics.delete(
+    "/api/v1/topics/{topic}", access=Access.ADMIN, statuses=(204,), errors=(*TOPIC_ERRORS, ErrorCode.BAD_REQUEST)
+)
 async def remove_topic(engine: Engine, topic: str) -> None:
     """Take a topic away: who has it is told, its history is gone. The topic of a progress session goes with that."""
     await _find(engine, topic)

@@ -1,0 +1,429 @@
+"""Permissions: who may do what on which topic, and because of what. A pure decision over values; nothing here waits.
+
+What decides, the first that has something to say:
+
+1. A rule that denies, and applies.
+2. A kind whose access is ``owner``: its topics are their owners' only, whatever rules and tokens say.
+3. A rule that allows, and applies.
+4. The topics that the login itself brought (`realtime.auth.Grant`).
+5. The access of the kind, where the operator set it; where there are no rules and the login names no topics, also
+   where nobody did.
+
+What nothing allows is denied. Actions are decided alike, by rules and by what their handlers say of themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Literal
+
+from attrs import Attribute, Factory, field, fields, frozen
+
+from realtime.auth import ANONYMOUS, Grant, Identity, Verb
+from realtime.errors import CommandError, ConfigurationError
+from realtime.topics import MAX_TOPIC_LENGTH, Access, Kind, Kinds
+
+__all__ = ["Decision", "Policy", "Rule"]
+
+#: Of the roles or the list in a claim that stand for a placeholder, as many are looked at.
+MAX_VALUES = 1000
+
+_NO_CLAIMS: Mapping[str, str | int | bool] = MappingProxyType({})
+#: A bool is none, though it is an int to Python.
+_FILLING = (str, int)
+_LISTS = (list, tuple, set, frozenset)
+_Fill = Callable[[Identity], Iterable[str]]
+#: A pattern taken apart: literal text, None for a star, or what gives the texts of which one has to stand there.
+_Pieces = tuple[str | _Fill | None, ...]
+_piece = re.compile(r"\*|\{[^{}]*\}|[{}]|[^*{}]+")
+_star = re.compile(r"(\*)")
+
+
+def _text(_rule: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise _wrong(attribute.name, value, "must be a text")
+
+
+def _texts(_rule: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) and text for text in value):
+        raise _wrong(attribute.name, value, "must be a list of texts")
+
+
+def _verbs(_rule: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, frozenset) or not all(isinstance(verb, Verb) for verb in value):
+        raise _wrong(attribute.name, value, f"must be a list of {', '.join(Verb)}")
+
+
+def _topics(_rule: object, _attribute: object, value: tuple[str, ...]) -> None:
+    for pattern in value:
+        _pieces("topics", pattern)
+
+
+def _actions(_rule: object, _attribute: object, value: tuple[str, ...]) -> None:
+    for pattern in value:
+        _pieces("actions", pattern)
+
+
+def _claims(_rule: object, _attribute: object, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise _wrong("claims", value, "must be a table")
+    for path, wanted in value.items():
+        if not isinstance(wanted, str | int):
+            raise _wrong(f"claims.{path}", wanted, "must be a text, a whole number, true or false")
+
+
+def _wrong(member: str, value: object, fault: str) -> ConfigurationError:
+    return ConfigurationError(f"{member} = {list(value) if isinstance(value, tuple) else value!r}: {fault}")
+
+
+@frozen(kw_only=True)
+class Rule:
+    """Allows or denies some verbs, on some topics or actions, to some users.
+
+    In ``topics`` a pattern is a kind and a name, ``room:desk-*``; a star is any text, and ``*`` alone every topic. In
+    the name, ``{user}``, ``{role}`` and ``{claims.<path>}`` stand for what the user has: any one of them where there
+    are several, and nothing at all where there is none. In ``actions`` it is a name with the like in it.
+    """
+
+    name: str = field(validator=_text)
+    topics: tuple[str, ...] = field(default=(), validator=[_texts, _topics])
+    #: Either this or `deny`.
+    allow: frozenset[Verb] = field(default=frozenset(), validator=_verbs)
+    deny: frozenset[Verb] = field(default=frozenset(), validator=_verbs)
+    #: What the verb ``request`` is about.
+    actions: tuple[str, ...] = field(default=(), validator=[_texts, _actions])
+    #: To whom it applies: one of the users, any of the roles, each of the claims; what is empty asks for nothing.
+    users: tuple[str, ...] = field(default=(), validator=_texts)
+    roles: tuple[str, ...] = field(default=(), validator=_texts)
+    #: By its path, ``org.plan``. A claim that is a list must hold the value.
+    claims: Mapping[str, str | int | bool] = field(default=_NO_CLAIMS, validator=_claims, hash=False)
+    #: What is allowed is so for those who have logged in; what is denied, for everybody.
+    who: Literal["anyone", "authenticated"] = field(
+        default=Factory(lambda self: "anyone" if self.deny else "authenticated", takes_self=True)
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.who not in ("anyone", "authenticated"):
+            raise _wrong("who", self.who, "must be one of anyone, authenticated")
+        if bool(self.allow) == bool(self.deny):
+            raise ConfigurationError("allow, deny: one of them must be given, and not both")
+        # A rule that can never apply is a mistake; one that was to deny, a dangerous one.
+        verbs = self.allow | self.deny
+        if bool(self.topics) != bool(verbs - {Verb.REQUEST}):
+            raise _wrong("topics", self.topics, "must name topics if there are verbs other than request, and only then")
+        if bool(self.actions) != (Verb.REQUEST in verbs):
+            raise _wrong("actions", self.actions, "must name actions if there is the verb request, and only then")
+
+    @classmethod
+    def of(cls, table: object, number: int) -> Rule:
+        """The rule in the table ``[[rules]]`` of this number. Raises `ConfigurationError`."""
+        place = f"rules[{number}]"
+        if not isinstance(table, Mapping):
+            raise _wrong(place, table, "must be a table")
+        options: dict[str, Any] = {"name": f"rule {number}"}
+        if isinstance(table.get("name"), str):
+            place = f'{place} "{table["name"]}"'
+        known = [attribute.name for attribute in fields(cls)]
+        for member, value in table.items():
+            if member not in known:
+                raise ConfigurationError(f"{place}: {member}: no such member; there are {', '.join(sorted(known))}")
+            options[member] = value
+            if isinstance(value, list):
+                options[member] = tuple(value)
+                if member in {"allow", "deny"}:
+                    with suppress(ValueError):
+                        options[member] = frozenset(map(Verb, value))
+        try:
+            return cls(**options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from None
+
+    @property
+    def label(self) -> str:
+        """What a human knows it by."""
+        return self.name if self.name.startswith("rule ") else f'rule "{self.name}"'
+
+    def applies_to(self, identity: Identity) -> bool:
+        """Whether this user is one whom the rule is about."""
+        if identity.user is None and self.who != "anyone":
+            return False
+        if self.users and identity.user not in self.users:
+            return False
+        if self.roles and identity.roles.isdisjoint(self.roles):
+            return False
+        for path, wanted in self.claims.items():  # noqa: SIM110 - half the time of all()
+            if not _has(identity, path, wanted):
+                return False
+        return True
+
+
+@frozen
+class Decision:
+    """Whether a thing is allowed, and what decided."""
+
+    allowed: bool
+    #: Words for a human: of the operator, not of the peer.
+    because: str
+    #: Whether no function of the user's own may say otherwise.
+    final: bool = field(default=False, eq=False)
+
+
+_UNSAID = Decision(allowed=False, because="nothing allows it")
+_TOKEN = Decision(allowed=True, because="the token")
+
+
+@frozen
+class _Clause:
+    """What one rule says of the topics of one kind, or of actions."""
+
+    rule: Rule
+    decision: Decision
+    #: Whole names, and how names may begin: what most patterns are, and found at once.
+    names: frozenset[str]
+    beginnings: tuple[str, ...]
+    patterns: tuple[_Pieces, ...]
+
+    @classmethod
+    def of(cls, rule: Rule, patterns: Iterable[_Pieces]) -> _Clause:
+        names, beginnings, others = set(), [], []
+        for pieces in patterns:
+            match pieces:
+                case ():
+                    names.add("")
+                case (str(name),):
+                    names.add(name)
+                case (None,):
+                    beginnings.append("")
+                case (str(beginning), None):
+                    beginnings.append(beginning)
+                case _:
+                    others.append(pieces)
+        decision = Decision(bool(rule.allow), rule.label, final=bool(rule.deny))
+        return cls(rule, decision, frozenset(names), tuple(beginnings), tuple(others))
+
+    def holds(self, identity: Identity, name: str) -> bool:
+        """Whether it has something to say."""
+        return self._covers(identity, name) and self.rule.applies_to(identity)
+
+    def _covers(self, identity: Identity, name: str) -> bool:
+        if name in self.names or name.startswith(self.beginnings):
+            return True
+        for pieces in self.patterns:  # noqa: SIM110 - half the time of any()
+            if _fits(pieces, name, identity):
+                return True
+        return False
+
+
+@frozen
+class _Own:
+    """What decides about one verb on the topics of one kind."""
+
+    access: Access
+    #: Whether the operator chose that access.
+    explicit: bool
+    #: Whether somebody else's topic is out of the reach of rules and tokens.
+    private: bool
+    open: Decision
+    closed: Decision
+    denying: tuple[_Clause, ...]
+    allowing: tuple[_Clause, ...]
+
+
+class Policy:
+    """The rules over the kinds. It never changes: another policy is another object."""
+
+    def __init__(self, kinds: Kinds, rules: Iterable[Rule] = (), explicit: Collection[tuple[str, str]] = ()) -> None:
+        """``explicit`` has the pairs of a kind and ``join`` or ``publish`` whose access the operator set."""
+        self._kinds = kinds
+        self._rules = tuple(rules)
+        for rule in self._rules:
+            for pattern in rule.topics:
+                _check(kinds, rule, pattern)
+        self._own: dict[Verb, dict[str, _Own]] = {
+            verb: {kind.name: self._compile(verb, kind, explicit) for kind in kinds}
+            for verb in Verb
+            if verb is not Verb.REQUEST
+        }
+        clauses = [_Clause.of(rule, [_pieces("actions", text) for text in rule.actions]) for rule in self._rules]
+        self._denying = tuple(clause for clause in clauses if Verb.REQUEST in clause.rule.deny)
+        self._allowing = tuple(clause for clause in clauses if Verb.REQUEST in clause.rule.allow)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """In the order in which they are asked."""
+        return self._rules
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there are no rules."""
+        return not self._rules
+
+    def decide(self, identity: Identity, verb: Verb, topic: str) -> Decision:
+        """Whether this user may do that on the topic. Raises `CommandError` where it is not a topic."""
+        kind, name = self._kinds.split(topic)
+        own = self._own[verb][kind.name]
+        for clause in own.denying:
+            if clause.holds(identity, name):
+                return clause.decision
+        if own.access is Access.OWNER:
+            if own.access.allows(identity.user, name):
+                return Decision(allowed=True, because=f"the owner of {topic}")
+            return own.closed
+        if not own.private or Access.OWNER.allows(identity.user, name):
+            for clause in own.allowing:
+                if clause.holds(identity, name):
+                    return clause.decision
+            if identity.grants and _is_granted(identity.grants, verb, kind, name):
+                return _TOKEN
+        if own.explicit or (not self._rules and identity.grants is None):
+            return own.open if own.access.allows(identity.user, name) else own.closed
+        return _UNSAID
+
+    def decide_action(self, identity: Identity, action: str, allow: Access | None) -> Decision:
+        """Whether this user may request the action, whose handler says ``allow`` of itself, or None: nothing."""
+        for clause in (*self._denying, *self._allowing):
+            if clause.holds(identity, action):
+                return clause.decision
+        if allow is None:
+            if self._rules or identity.grants is not None:
+                return _UNSAID
+            allow = Access.ANYONE
+        return Decision(allow.allows(identity.user, ""), f"the action: allow = {allow}")
+
+    def explain(self, identity: Identity, topic: str) -> list[tuple[Verb, Decision]]:
+        """What is decided for each verb that is about topics. Raises `CommandError` where it is not a topic."""
+        return [(verb, self.decide(identity, verb, topic)) for verb in self._own]
+
+    def _compile(self, verb: Verb, kind: Kind, explicit: Collection[tuple[str, str]]) -> _Own:
+        option, access = ("publish", kind.publish) if verb is Verb.PUBLISH else ("join", kind.join)
+        because = f"kind {kind.name}: {option} = {access}"
+        clauses = [
+            _Clause.of(rule, patterns)
+            for rule in self._rules
+            if verb in rule.allow | rule.deny
+            and (
+                patterns := [_pieces("topics", name) for text in rule.topics if (name := _name(text, kind)) is not None]
+            )
+        ]
+        return _Own(
+            access,
+            explicit=(kind.name, option) in explicit,
+            private=kind.join is Access.OWNER,
+            open=Decision(allowed=True, because=because),
+            closed=Decision(allowed=False, because=because, final=access is Access.OWNER),
+            denying=tuple(clause for clause in clauses if clause.rule.deny),
+            allowing=tuple(clause for clause in clauses if clause.rule.allow),
+        )
+
+
+def _check(kinds: Kinds, rule: Rule, pattern: str) -> None:
+    """Raise `ConfigurationError` for a pattern of no topic."""
+    if pattern == "*":
+        return
+    try:
+        if any(character in pattern for character in "*{"):
+            if not any(_name(pattern, kind) is not None for kind in kinds):
+                raise ConfigurationError(f"{rule.label}: topics: {pattern!r}: no such kind of topic")
+        else:
+            kinds.split(pattern)
+    except CommandError as error:
+        raise ConfigurationError(f"{rule.label}: topics: {pattern!r}: {error.message}") from None
+
+
+def _name(pattern: str, kind: Kind) -> str | None:
+    """The part of a pattern of topics that is about names; None if it is about another kind."""
+    if pattern == "*":
+        # Every topic, but for those that nobody asks to join: other people's connections are among them.
+        return None if kind.join is Access.NOBODY else pattern
+    head, colon, name = pattern.partition(":")
+    return name if head == kind.name and kind.bare != bool(colon) else None
+
+
+def _is_granted(grants: Iterable[Grant], verb: Verb, kind: Kind, name: str) -> bool:
+    for grant in grants:
+        # A longer pattern may be nothing but stars, and is of no use for topics that are shorter.
+        if verb in grant.verbs and len(grant.topics) <= MAX_TOPIC_LENGTH:
+            pattern = _name(grant.topics, kind)
+            if pattern is not None and _fits([part if part != "*" else None for part in _star.split(pattern)], name):
+                return True
+    return False
+
+
+def _pieces(member: str, pattern: str) -> _Pieces:
+    """A rule's pattern taken apart. Raises `ConfigurationError`."""
+    pieces: list[str | _Fill | None] = []
+    for text in _piece.findall(pattern):
+        if text[0] not in "*{}":
+            pieces.append(text)
+        elif text == "*":
+            pieces.append(None)
+        elif text == "{user}":
+            pieces.append(_user)
+        elif text == "{role}":
+            pieces.append(_roles)
+        elif text.startswith("{claims.") and text != "{claims.}":
+            pieces.append(partial(_claimed, path=text[len("{claims.") : -1]))
+        else:
+            raise _wrong(member, pattern, f"{text} must be one of {{user}}, {{role}}, {{claims.<path>}}")
+    return tuple(pieces)
+
+
+def _fits(pieces: Iterable[str | _Fill | None], text: str, identity: Identity = ANONYMOUS) -> bool:
+    """Whether the pieces, one after the other, are the whole text.
+
+    Keeps all the places that the pieces so far can reach, and never tries one twice: the work grows with the pieces
+    times the length of the text, however many stars there are.
+    """
+    reached: Collection[int] = (0,)
+    for piece in pieces:
+        if piece is None:
+            reached = range(min(reached), len(text) + 1)
+            continue
+        words = [word for word in ((piece,) if isinstance(piece, str) else piece(identity)) if word in text]
+        if not words:
+            return False
+        reached = {place + len(word) for word in words for place in reached if text.startswith(word, place)}
+        if not reached:
+            return False
+    return len(text) in reached
+
+
+# What stands for a placeholder is never the empty text: that would make ``room:{user}*`` every room.
+
+
+def _user(identity: Identity) -> Iterable[str]:
+    return (identity.user,) if identity.user else ()
+
+
+def _roles(identity: Identity) -> Iterable[str]:
+    return (role for role in islice(identity.roles, MAX_VALUES) if role)
+
+
+def _claimed(identity: Identity, *, path: str) -> Iterable[str]:
+    return [
+        str(value) for value in islice(_claim(identity, path), MAX_VALUES) if type(value) in _FILLING and value != ""
+    ]
+
+
+def _has(identity: Identity, path: str, wanted: object) -> bool:
+    # To Python, True is 1.
+    for value in _claim(identity, path):
+        if value == wanted and isinstance(value, bool) == isinstance(wanted, bool):
+            return True
+    return False
+
+
+def _claim(identity: Identity, path: str) -> Iterable[Any]:
+    """The values of a claim: those in it if it is a list, or itself; none where there is no such claim."""
+    found: Any = identity.claims
+    # Identity providers call claims by URLs, so a name may itself have dots.
+    for name in (path,) if path in found else path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return ()
+        found = found[name]
+    return found if isinstance(found, _LISTS) else (found,)
