@@ -136,11 +136,11 @@ class Connection:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    async def run(self, subscribe: list[Subscribe] | None = None, *, refuse_in_band: bool = False) -> CloseReason:
+    async def run(self, subscribe: list[Subscribe] | None = None) -> CloseReason:
         """Serve the peer until one of the tasks finds a reason to end; the wire is released when this returns.
 
         ``subscribe``: joined before the first command is read. If one of them is refused, this raises the
-        `CommandError` before anything is sent; or, with ``refuse_in_band``, tells the peer on the open wire and closes.
+        `CommandError` before anything is sent; or tells the peer, where the wire is for that, and closes.
         """
         self.outbox.corks += 1
         replies: list[Reply] = []
@@ -148,7 +148,7 @@ class Connection:
         try:
             replies = await self._arrive(subscribe or [])
         except CommandError as error:
-            if not refuse_in_band:
+            if not self._wire.refused_in_band:
                 raise
             refusal = error
         self.engine.connections.add(self)

@@ -53,6 +53,7 @@ class NoWire:
     framing: Framing | None = None
     heartbeat_interval: float | None = None
     peer_answers = False
+    refused_in_band = False
     busy = True
     progress = 0
     heard_at = 0.0

@@ -42,6 +42,7 @@ class MemoryWire:
     def __init__(self, *, buffer_bytes: int = 1 << 16, peer_answers: bool = True) -> None:
         self.framing: Framing | None = _FRAMING
         self.peer_answers = peer_answers
+        self.refused_in_band = False
         #: What fits into the "kernel" before the wire is busy.
         self.buffer_bytes = buffer_bytes
         #: While true, the other end reads nothing.

@@ -104,6 +104,8 @@ class Wire(Protocol):
     heartbeat_interval: float | None
     #: Whether silence of the peer means that it is dead.
     peer_answers: bool
+    #: Whether a peer whose first topics are refused is told so on the open wire. Else the wire is not opened.
+    refused_in_band: bool
 
     @property
     def busy(self) -> bool:

@@ -104,6 +104,7 @@ class Taker:
 
     heartbeat_interval: float | None = None
     peer_answers = True
+    refused_in_band = False
     progress = 0
     heard_at = 0.0
 
@@ -211,11 +212,12 @@ async def attached(
     """A connection and its peer, for the length of a block; ``options`` are those of `Connection`."""
     wire = MemoryWire(buffer_bytes=buffer_bytes)
     wire.framing = framing
+    wire.refused_in_band = refuse_in_band
     peer = Peer(wire)
     connection = Connection(engine, wire, **options)
 
     async def serve() -> None:
-        peer.close_reason = await connection.run(subscribe, refuse_in_band=refuse_in_band)
+        peer.close_reason = await connection.run(subscribe)
         peer._ended.set()
         peer._changed.unpark_all()
 

@@ -127,7 +127,7 @@ class _Endpoints:
             cursor=cursor,
             address=seen.address,
         )
-        await connection.run(wishes, refuse_in_band=True)
+        await connection.run(wishes)
         return None
 
     async def sse(self, route: Route | None = None, /, **members: str) -> Response:
@@ -263,6 +263,7 @@ class _PatientWire:
     heartbeat_interval: float | None = None
     #: Hypercorn answers and eats the pongs, so silence says nothing; its own `websocket_ping_interval` does.
     peer_answers = False
+    refused_in_band = False
 
     def __init__(self, framing: Framing) -> None:
         self.framing: Framing | None = framing
@@ -302,6 +303,8 @@ class _PatientWire:
 
 class _WebsocketWire(_PatientWire):
     """A WebSocket of hypercorn's; see `realtime.wire.Wire`."""
+
+    refused_in_band = True
 
     def __init__(self, peer: Websocket, subprotocol: str | None, max_message_bytes: int) -> None:
         super().__init__(_LINES)

@@ -276,8 +276,7 @@ class Front:
             cursor=cursor,
             address=peer.address,
         )
-        # A script in a browser sees no status of a handshake, but it does see a close code.
-        run = partial(connection.run, wishes, refuse_in_band=True)
+        run = partial(connection.run, wishes) if wishes else connection.run
         try:
             return self._counted(stream, peer, run)
         except CommandError as error:

@@ -23,6 +23,7 @@ class SseWire:
 
     heartbeat_interval: float | None = KEEP_ALIVE_SECONDS
     peer_answers = False
+    refused_in_band = False
 
     def __init__(self, stream: Stream, *, topics: int, headers: dict[str, str], jitter: float) -> None:
         self.framing: Framing | None = framing_for(topics)

@@ -176,6 +176,8 @@ class WebSocketWire:
 
     heartbeat_interval: float | None = None
     peer_answers = True
+    #: A script in a browser sees no status of a handshake, but it does see a close code.
+    refused_in_band = True
 
     def __init__(
         self,
