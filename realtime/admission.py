@@ -5,7 +5,8 @@ An address here is a network: of IPv6 64 bits, which one customer has to himself
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -75,6 +76,16 @@ class Admission:
     def leave(self, address: str) -> None:
         """A connection of an address has ended that was let in by `enter`."""
         self._addresses.leave(network(address))
+
+    @contextmanager
+    def counted(self, address: str) -> Iterator[None]:
+        """Count a connection for the length of a block. Raises `CommandError` where it is one too many."""
+        if error := self.enter(address):
+            raise error
+        try:
+            yield
+        finally:
+            self.leave(address)
 
     def offend(self, address: str) -> None:
         """Somebody at an address has tried something that was refused."""

@@ -127,7 +127,11 @@ class _Endpoints:
             cursor=cursor,
             address=seen.address,
         )
-        await connection.run(wishes)
+        try:
+            with engine.admission.counted(seen.address):
+                await connection.run(wishes)
+        except CommandError as error:
+            return self._refused("websocket", seen, error)
         return None
 
     async def sse(self, route: Route | None = None, /, **members: str) -> Response:
@@ -243,7 +247,8 @@ async def _run_event_stream(
 ) -> None:
     wire.opened = task_status.started
     try:
-        await connection.run(wishes)
+        with connection.engine.admission.counted(connection.conduct.address):
+            await connection.run(wishes)
     except CommandError as error:
         task_status.started(error)
 

@@ -21,7 +21,7 @@ from realtime.engine import Engine
 from realtime.envelopes import ProgressDialect
 from realtime.progress_state import TaskCompleted
 from realtime.routes import Route
-from tests.peers import Peer, connect, eventually, open_websocket, request_bytes, upgraded
+from tests.peers import Peer, connect, eventually, open_websocket, request_bytes, upgrade_bytes, upgraded
 from transports.blueprint import make_blueprint
 
 
@@ -368,3 +368,49 @@ async def test_application_that_ends_ends_its_connections() -> None:
             nursery.start_soon(follow)
             await eventually(lambda: len(engine.connections) == 1)
     assert not engine.connections
+
+
+async def test_connections_of_one_address_are_limited() -> None:
+    """On both transports together; one that ends makes room."""
+    settings = Settings(dev=True, max_connections_per_address=2)
+    async with serving(settings) as (port, engine), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with open_websocket(port), client.stream("GET", "/sse?topic=room:a") as stream:
+            assert stream.status_code == 200
+            refused = await client.get("/sse?topic=room:a")
+            assert (refused.status_code, refused.json()["code"]) == (429, "LIMIT_EXCEEDED")
+            async with connect(port) as raw:
+                await raw.send(upgrade_bytes())
+                assert (await raw.read_response()).status == 429
+            assert engine.refused == {"too_many_of_address": 2}
+        await eventually(lambda: not engine.connections)
+        async with open_websocket(port) as peer:
+            await peer.barrier()
+
+
+async def test_address_that_goes_on_guessing_is_not_listened_to() -> None:
+    """Hypercorn has read the request; that is all that is done for it."""
+
+    async def authenticate(token: str) -> Identity:
+        if token != "right":
+            raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
+        return Identity("7")
+
+    settings = Settings(refusal_rate=0.01, refusal_burst=3)
+    async with serving(settings, authenticate=authenticate) as (port, engine):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            wrong = {"Authorization": "Bearer wrong"}
+            statuses = [(await client.get("/poll?topic=room:a", headers=wrong)).status_code for _ in range(5)]
+            right = await client.get("/poll?topic=room:a", headers={"Authorization": "Bearer right"})
+            assert (statuses, right.status_code) == ([401, 401, 401, 429, 429], 429)
+            assert engine.refused == {"request": 3, "shut_out": 3}
+
+
+async def test_forwarded_address_is_believed_of_a_trusted_proxy_only() -> None:
+    """It is whose connections are counted."""
+    headers = {"X-Forwarded-For": "203.0.113.9"}
+    for trusted, expected in ((["127.0.0.1"], "203.0.113.9"), ([], "127.0.0.1")):
+        async with serving(Settings(dev=True, trusted_proxies=tuple(trusted))) as (port, engine):
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                async with client.stream("GET", "/sse?topic=room:a", headers=headers):
+                    (connection,) = engine.connections
+                    assert connection.statistics().address == expected
