@@ -36,9 +36,12 @@ async def publish_request(engine: Engine, stream: Stream, request: Request, peer
         if request.header(b"origin") is not None:  # a page; no back end says so
             origin = allowed_origin(engine, request, peer)
         reason = "api"
+        await check_right(engine, request, Right.PUBLISH)
+        reason = ""
         body = await _read(engine, stream, request)
     except CommandError as error:
-        engine.turn_away(reason, peer.address, error)
+        if reason:  # what a back end does wrong that has the right to be here is held against nobody
+            engine.turn_away(reason, peer.address, error)
         # The body was not read, so where the next request starts is not known.
         await stream.send_all(error_response(error, headers=cors_headers(origin)))
         return False
@@ -55,7 +58,6 @@ async def publish_request(engine: Engine, stream: Stream, request: Request, peer
 
 
 async def _read(engine: Engine, stream: Stream, request: Request) -> PublishBody:
-    await check_right(engine, request, Right.PUBLISH)
     text = await receive_body(
         stream,
         request,

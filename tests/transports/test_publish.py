@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from realtime.server import Server
@@ -215,3 +216,14 @@ async def test_client_that_asks_to_close_is_closed_after_its_answer(port: int) -
         assert (response.status, response.header("connection")) == (200, "close")
         assert not await raw.more()
         assert not raw.was_reset
+
+
+async def test_faulty_bodies_of_a_back_end_are_held_against_nobody() -> None:
+    """It has the right to be there: its next request is as good as the first."""
+    async with running(refusal_rate=0.01, refusal_burst=2) as server, httpx.AsyncClient(base_url=server.url) as client:
+        headers = {"X-API-Key": "key"}
+        for _ in range(5):
+            assert (await client.post("/api/v1/publish", content=b"{", headers=headers)).status_code == 400
+        body = {"topic": "room:a", "data": 1}
+        assert (await client.post("/api/v1/publish", json=body, headers=headers)).status_code == 200
+        assert server.statistics().refused == {}
