@@ -15,7 +15,7 @@ from realtime.errors import CommandError, ErrorCode
 from realtime.limits import Bucket, Buckets, Counts, network
 from realtime.throttle import too_fast
 
-__all__ = ["OFFENCES", "Admission", "Crowded", "whose"]
+__all__ = ["OFFENCES", "Admission", "Crowded", "Foreign", "whose"]
 
 #: Addresses and users that are remembered at once; the rest are as good as new.
 MOST_REMEMBERED = 50_000
@@ -31,12 +31,18 @@ OFFENCES = frozenset(
         ErrorCode.PAYLOAD_TOO_LARGE,
     }
 )
+#: Of the connections that have not said what they want yet, one address may have this part.
+STRANGERS_SHARE = 8
 #: How soon there is room among the connections, nobody knows.
 CROWDED_RETRY_SECONDS = 5.0
 
 
 class Crowded(CommandError):
     """There is no room for another one; counted where it was found."""
+
+
+class Foreign(CommandError):
+    """A page from elsewhere is behind it, of which the visitor at that address need not know."""
 
 
 class Admission:
@@ -53,7 +59,13 @@ class Admission:
         self._refusals = _buckets(settings.refusal_rate, settings.refusal_burst)
         self._publishes = _buckets(settings.publish_rate, settings.publish_burst)
         self._polls = _buckets(settings.command_rate, settings.command_burst)
+        self._poll_burst = settings.command_burst
         self._addresses = Counts(settings.max_connections_per_address)
+        # Nobody shall keep the door shut by standing in it.
+        self._strangers = Counts(max(1, settings.max_handshakes // STRANGERS_SHARE))
+        self._most_topics = settings.max_topics_per_user
+        self._topics = Counts(settings.max_topics_per_user)
+        self._pollers = Counts(settings.max_connections_per_user)
         self._most_of_user = settings.max_connections_per_user
 
     def admit(self) -> CommandError | None:
@@ -87,6 +99,42 @@ class Admission:
         finally:
             self.leave(address)
 
+    def greet(self, address: str) -> CommandError | None:
+        """Count a connection that has not said what it wants yet, until `greeted`; or why it is one too many."""
+        if self._strangers.enter(network(address)):
+            return None
+        self._refuse("too_many_handshakes")
+        return Crowded(ErrorCode.UNAVAILABLE, "too many connect at once", retry_after=CROWDED_RETRY_SECONDS)
+
+    def greeted(self, address: str) -> None:
+        """A connection has said what it wants, or will not any more."""
+        self._strangers.leave(network(address))
+
+    def enter_topic(self, user: str | None) -> None:
+        """Count a topic that a user has asked for, until `leave_topic`. Raises `CommandError`."""
+        if user is not None and not self._topics.enter(user):
+            self._refuse("too_many_topics_of_user")
+            raise Crowded(ErrorCode.LIMIT_EXCEEDED, f"a user has at most {self._most_topics} topics on all connections")
+
+    def leave_topic(self, user: str | None) -> None:
+        """A user does not have a topic any more that was counted by `enter_topic`."""
+        if user is not None:
+            self._topics.leave(user)
+
+    @contextmanager
+    def polling(self, user: str | None) -> Iterator[None]:
+        """Count a poll of a user for the length of a block. Raises `CommandError` where it is one too many."""
+        if user is None:  # counts as a connection of its address
+            yield
+            return
+        if not self._pollers.enter(user):
+            self._refuse("too_many_of_user")
+            raise Crowded(ErrorCode.LIMIT_EXCEEDED, f"a user has at most {self._most_of_user} polls", retry_after=1.0)
+        try:
+            yield
+        finally:
+            self._pollers.leave(user)
+
     def offend(self, address: str) -> None:
         """Somebody at an address has tried something that was refused."""
         if self._refusals is not None:
@@ -119,9 +167,9 @@ class Admission:
             self._refuse("publish_rate")
             raise too_fast(wait)
 
-    def check_poll(self, poller: str) -> None:
-        """Raise `CommandError` where a peer polls too fast: its polls are the commands of others."""
-        wait = 0.0 if self._polls is None else self._polls.take(poller, self._now())
+    def check_poll(self, poller: str, topics: int = 1) -> None:
+        """Raise `CommandError` where a peer polls too fast: each topic of a poll is what a command is to others."""
+        wait = 0.0 if self._polls is None else self._polls.take(poller, self._now(), min(topics, self._poll_burst))
         if wait:
             self._refuse("poll_rate")
             raise too_fast(wait)

@@ -26,6 +26,7 @@ __all__ = ["ApiKey", "ApiKeys", "new_key"]
 
 _PREFIX = "rtk_"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_WORD = re.compile(r"[A-Za-z]{1,12}")
 _LINE = re.compile(r"(?P<name>[^:]*):(?P<rights>[^:]*):sha256:(?P<digest>[0-9a-fA-F]{64})")
 _MAX_LENGTH = 512
 
@@ -64,13 +65,15 @@ class ApiKey:
         line = _LINE.fullmatch(text)
         if line is None:
             raise ConfigurationError("must be <name>:<right>+<right>:sha256:<64 hexadecimal digits>")
-        if not _NAME.fullmatch(line["name"]):
-            raise ConfigurationError(
-                "the name must have 1 to 32 small letters, digits, hyphens and underscores, a letter first"
-            )
-        rights = set(line["rights"].split("+"))
-        if not rights <= set(Right):
-            raise ConfigurationError(f"the rights must be some of {', '.join(Right)}, joined by plus signs")
+        _check_name(line["name"])
+        rights = line["rights"].split("+")
+        for right in rights:
+            if right not in set(Right):
+                # What is no short word may be a key in the wrong place.
+                shown = repr(right) if _WORD.fullmatch(right) else "one of them"
+                raise ConfigurationError(
+                    f"the rights must be some of {', '.join(Right)}, joined by plus signs; {shown} is none"
+                )
         return cls(line["name"], frozenset(map(Right, rights)), bytes.fromhex(line["digest"]))
 
     def may(self, right: Right) -> bool:
@@ -78,11 +81,19 @@ class ApiKey:
         return right in self.rights or Right.ADMIN in self.rights
 
 
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            "the name must have 1 to 32 small letters, digits, hyphens and underscores, a letter first"
+        )
+
+
 def new_key(name: str, rights: Iterable[Right]) -> tuple[str, str]:
     """A new key, for the back end, and its line, for the configuration.
 
     Raises `ConfigurationError` for a name that must not be, and where there are no rights.
     """
+    _check_name(name)
     key = f"{_PREFIX}{name}_{secrets.token_hex(32)}"
     line = f"{name}:{'+'.join(sorted(set(rights)))}:sha256:{_digest(key).hex()}"
     ApiKey.parse(line)

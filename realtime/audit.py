@@ -14,13 +14,15 @@ import structlog
 import trio
 from attrs import Factory, define, field, validators
 
-from realtime.limits import Bucket
+from realtime.limits import Bucket, Buckets, network
 
 __all__ = ["Audit", "AuditEvent"]
 
 log = structlog.get_logger("realtime.audit")
 
 MAX_CHARACTERS = 200
+#: The part of the lines of one kind that one user, or one address, may have.
+SHARE = 10
 
 
 class AuditEvent(StrEnum):
@@ -58,6 +60,10 @@ class Audit:
     #: All events of each kind since the start, written or not.
     counts: dict[AuditEvent, int] = field(factory=lambda: dict.fromkeys(AuditEvent, 0), init=False)
     _left_out: dict[AuditEvent, int] = field(factory=lambda: dict.fromkeys(AuditEvent, 0), init=False)
+    _shares: Buckets = field(
+        default=Factory(lambda self: Buckets(self.rate / SHARE, max(1.0, self.burst / SHARE), 10_000), takes_self=True),
+        init=False,
+    )
     _buckets: dict[AuditEvent, Bucket] = field(
         default=Factory(lambda self: {kind: Bucket(self.rate, self.burst) for kind in AuditEvent}, takes_self=True),
         init=False,
@@ -81,7 +87,11 @@ class Audit:
         self.counts[event] += 1
         if not self.enabled:
             return
-        if self._buckets[event].take(self._now(), 2 if self._left_out[event] else 1):
+        # Each has a share of a kind's lines, so that nobody can hide what others do behind a flood of one's own.
+        account = f"user {user}" if user else network(address or "")
+        if (account and self._shares.take(f"{event} {account}", self._now())) or self._buckets[event].take(
+            self._now(), 2 if self._left_out[event] else 1
+        ):
             self._left_out[event] += 1
             return
         self._tell_left_out(event)

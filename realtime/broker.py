@@ -149,6 +149,10 @@ def _digest(draft: Draft) -> bytes:
     return hashlib.blake2b(b"%b\0%b" % (event, draft.data), digest_size=16).digest()
 
 
+#: How soon a table that was found full is looked through again.
+FULL_SECONDS = 1.0
+
+
 class MemoryBroker:
     """The broker of a single node: history in memory, gone with the process.
 
@@ -170,6 +174,8 @@ class MemoryBroker:
         now_ms: Callable[[], int],
     ) -> None:
         self._kinds = kinds
+        #: Until then no topic is looked for that could make room.
+        self._full_until = 0.0
         self._max_topics = max_topics
         self._max_history_bytes = max_history_bytes
         #: What all histories hold, or more: what they have forgotten is taken off when this is over its bound.
@@ -293,7 +299,7 @@ class MemoryBroker:
         return self._ingress
 
     def _create(self, topic: str) -> _Topic:
-        if len(self._topics) >= self._max_topics:
+        if len(self._topics) >= self._max_topics and self._now() >= self._full_until:
             self._drop_idle()
         if len(self._topics) >= self._max_topics:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, "the server has as many topics as it may")
@@ -307,8 +313,11 @@ class MemoryBroker:
 
     def _drop_idle(self) -> None:
         """Forget topics that nobody has and that hold nothing: who comes and goes must not use up what there is."""
-        for name in [name for name, state in self._topics.items() if not (state.subscribers or len(state.history))]:
+        idle = [name for name, state in self._topics.items() if not (state.subscribers or len(state.history))]
+        for name in idle:
             del self._topics[name]
+        if not idle:  # the walk was in vain, and who asks again and again must not have it repeated
+            self._full_until = self._now() + FULL_SECONDS
 
     def _trim(self) -> None:
         """Have the topics that were used least lately forget their oldest messages, down to nine tenths of the bound.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from msgspec import Raw
@@ -92,7 +93,10 @@ class Calls:
 
     async def _reply_of(self, command: Request, action: Action, caller: Caller) -> Reply:
         try:
-            return _response(command, caller, await action.call(command.payload, caller, command.timeout))
+            recheck = None
+            if action.concurrency is not None:  # only there is something to wait for
+                recheck = partial(self._permits.recheck, Verb.REQUEST, action.name, action.allow)
+            return _response(command, caller, await action.call(command.payload, caller, command.timeout, recheck))
         except CommandError as error:
             error.trace_id = caller.trace_id
             return error_reply(command.id, error)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import secrets
+import signal
 import sys
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -18,7 +20,7 @@ from attrs import evolve
 from realtime import __version__
 from realtime.api_keys import new_key
 from realtime.auth import Identity, Right, Verb
-from realtime.config import Settings, load_settings, with_overrides
+from realtime.config import Settings, load_policy, load_settings, with_overrides
 from realtime.errors import CommandError, ConfigurationError
 from realtime.server import Server, open_server, reload_when_signalled, run_until_signalled, tune_collector
 from realtime.tokens import identity_of
@@ -53,18 +55,24 @@ def _with_common(command: Any) -> Any:
 @click.option("--dev", is_flag=True, help="Anonymous peers may use every room: and symbol: topic. For loopback.")
 def serve(host: str | None, port: int | None, config: str | None, *, dev: bool) -> None:
     """Serve until SIGTERM or Ctrl-C. SIGHUP has the rules, the API keys and the origins read anew."""
-    settings = _settings(host, port, config, dev=dev)
-    if settings.audit is None:
-        settings = with_overrides(settings, audit=True)
+    given = _given(host=host, port=port, dev=dev or None)
+    settings = _settings(config, given)
+    keys = _made_up_keys(settings)
     tune_collector()
-    trio.run(_serve, settings, config)
+    trio.run(
+        _serve,
+        _completed(settings, keys, audit=True),
+        lambda: _completed(load_settings(config, **given), keys, audit=True),
+    )
 
 
 @main.command()
 @_with_common
 def demo(host: str | None, port: int | None, config: str | None) -> None:
     """Serve with a built-in feed of ticks and a chat room; open the address that it prints."""
-    settings = _settings(host, port, config, dev=True)
+    settings = _settings(config, _given(host=host, port=port, dev=True))
+    settings = _completed(settings, _made_up_keys(settings))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     trio.run(_demo, settings)
 
 
@@ -74,7 +82,7 @@ def demo(host: str | None, port: int | None, config: str | None) -> None:
     "--rights",
     default="publish",
     show_default=True,
-    help=f"What it is for, with commas: {', '.join(Right)}.",
+    help=f"What it is for, with commas or plus signs: {', '.join(Right)}.",
 )
 def create_key(name: str, rights: str) -> None:
     """Make an API key called NAME for a back end.
@@ -82,21 +90,27 @@ def create_key(name: str, rights: str) -> None:
     The key is shown once; the configuration gets a line that only tells it from others.
     """
     try:
-        wanted = [Right(right.strip()) for right in rights.split(",")]
+        wanted = [Right(right.strip()) for right in re.split("[,+]", rights)]
     except ValueError as error:
         raise click.BadParameter(f"{error}; there are {', '.join(Right)}", param_hint="--rights") from None
     try:
         key, line = new_key(name, wanted)
     except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.BadParameter(str(error), param_hint="NAME") from None
     click.echo("The key, for the back end. It is not shown again:", err=True)
     click.echo(key)
     click.echo("The line for `api_keys` in the configuration:", err=True)
     click.echo(line)
 
 
+class _CannotTell(click.ClickException):
+    """There is no answer, which is not the answer no."""
+
+    exit_code = 2
+
+
 @main.command("check-access")
-@click.option("--config", type=click.Path(dir_okay=False), help="TOML file with settings.")
+@click.option("--config", type=click.Path(dir_okay=False), help="TOML file with settings; needs no secrets.")
 @click.option("--user", help="Left out: somebody who has not logged in.")
 @click.option("--role", "roles", multiple=True, help="May be given several times.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=JSON", help="May be given several times.")
@@ -115,20 +129,19 @@ def check_access(
 ) -> None:
     """Say who may do what on a topic, and which rule decides it.
 
-    A function of one's own (`authorize`) is not asked here.
+    A function of one's own (`authorize`) is not asked here. Exits with 2 where there is no answer.
     """
     if (topic is None) == (action is None):
         raise click.UsageError("give either --topic or --action")
     try:
-        settings = load_settings(config)
-        policy = settings.policy(settings.all_kinds())
+        policy = load_policy(config)
         identity = evolve(identity_of(user, list(roles)), claims=dict(map(_claim, claims))) if user else Identity()
         if topic is not None:
             decisions = policy.explain(identity, topic)
         else:
             decisions = [(Verb.REQUEST, policy.decide_action(identity, action or "", None))]
     except (ConfigurationError, CommandError) as error:
-        raise click.ClickException(str(error)) from None
+        raise _CannotTell(str(error)) from None
     for decided, decision in decisions:
         click.echo(f"{decided.value:<9}{'yes' if decision.allowed else 'no':<5}{decision.because}")
     asked = [decision for decided, decision in decisions if verb in (None, decided.value)]
@@ -140,29 +153,50 @@ def check_access(
 
 def _claim(text: str) -> tuple[str, Any]:
     """A claim as it is given: JSON, or else the text itself."""
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r}: must be NAME=JSON", param_hint="--claim")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
 
 
-def _settings(host: str | None, port: int | None, config: str | None, *, dev: bool) -> Settings:
+def _given(**options: Any) -> dict[str, Any]:
+    """The options of a command that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _settings(config: str | None, given: dict[str, Any]) -> Settings:
     """The settings of a command; ends the process with a readable message for wrong ones."""
-    given: dict[str, Any] = {"host": host, "port": port, "dev": dev or None}
     try:
-        settings = load_settings(config, **{name: value for name, value in given.items() if value is not None})
-        if settings.dev and host is None and settings.host not in _LOOPBACK:
+        settings = load_settings(config, **given)
+        if settings.dev and "host" not in given and settings.host not in _LOOPBACK:
             raise ConfigurationError(
                 f"host = {settings.host!r}: --dev lets everybody in, so it serves loopback unless --host says otherwise"
             )
-        if settings.dev and not settings.api_keys:
-            settings = with_overrides(settings, api_keys=["dev_" + secrets.token_urlsafe(16)])
-            click.echo(f"API key for publishing over HTTP: {settings.api_keys[0]}")
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
     _configure_log()
     return settings
+
+
+def _made_up_keys(settings: Settings) -> tuple[str, ...]:
+    """In development, where no key is set, one for the length of this run; it is shown."""
+    if not settings.dev or settings.api_keys:
+        return ()
+    key = "dev_" + secrets.token_urlsafe(16)
+    click.echo(f"API key for publishing over HTTP: {key}")
+    return (key,)
+
+
+def _completed(settings: Settings, api_keys: tuple[str, ...], *, audit: bool | None = None) -> Settings:
+    """The settings, with these where they say nothing themselves."""
+    return with_overrides(
+        settings,
+        api_keys=settings.api_keys or api_keys,
+        audit=audit if settings.audit is None else settings.audit,
+    )
 
 
 def _configure_log() -> None:
@@ -182,26 +216,16 @@ def _configure_log() -> None:
     )
 
 
-async def _serve(settings: Settings, config: str | None) -> None:
+async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     try:
-        async with open_server(settings) as server:
+        async with open_server(settings) as server, trio.open_nursery() as nursery:
+            # Before anybody is told that there is somebody to send a signal to: until then it ends the process.
+            await nursery.start(reload_when_signalled, server, reread)
             click.echo(f"Serving on {server.url}")
-            async with trio.open_nursery() as nursery:
-                await nursery.start(reload_when_signalled, server, partial(_reread, settings, config))
-                await run_until_signalled(server)
-                nursery.cancel_scope.cancel()
+            await run_until_signalled(server)
+            nursery.cancel_scope.cancel()
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _reread(settings: Settings, config: str | None) -> Settings:
-    """The settings that were given otherwise than in the file, and those in the file as it is now."""
-    fresh = load_settings(config)
-    # A key that was made for the length of this run stands in no file.
-    keys = fresh.api_keys or settings.api_keys if settings.dev else fresh.api_keys
-    return with_overrides(
-        fresh, host=settings.host, port=settings.port, dev=settings.dev, audit=settings.audit, api_keys=keys
-    )
 
 
 async def _demo(settings: Settings) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "TOO_SLOW",
     "UNSUPPORTED_DATA",
     "CloseReason",
+    "left",
     "with_jitter",
 ]
 
@@ -66,6 +67,11 @@ TOO_SLOW = CloseReason(4101, "too slow", reconnect=True)
 TOKEN_EXPIRED = CloseReason(4102, "token expired", reconnect=True)
 OVERLOADED = CloseReason(4103, "overloaded", reconnect=True)
 NO_PONG = CloseReason(4108, "no answer to ping", reconnect=True)
+
+
+def left(code: int) -> CloseReason:
+    """The peer has closed, with a code of its own choice."""
+    return CloseReason(code, "the peer closed", peer_listens=False)
 
 
 def with_jitter(reason: CloseReason, longest: float) -> CloseReason:

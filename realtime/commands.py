@@ -121,6 +121,8 @@ async def _history(connection: Connection, command: messages.History) -> Reply:
     engine.registry.check(engine.kinds.split(command.topic)[0], command.topic)
     after = None if command.after is None else command.after.position()
     page = await engine.broker.browse(command.topic, after, command.limit)
+    if not _was_placed(connection, command.topic):
+        connection.permits.recheck(Verb.HISTORY, command.topic)
     found: list[Raw] = []
     size = 0
     for publication in page.publications:
@@ -157,9 +159,13 @@ async def _members(connection: Connection, command: messages.Members) -> Reply:
 
 async def _check_looking(connection: Connection, verb: Verb, topic: str) -> None:
     """Raise `CommandError` where the peer may not look around in a topic; who was placed there may."""
-    subscription = connection.session.subscriptions.get(topic)
-    if subscription is None or not subscription.placed:
+    if not _was_placed(connection, topic):
         await connection.permits.check(verb, topic)
+
+
+def _was_placed(connection: Connection, topic: str) -> bool:
+    subscription = connection.session.subscriptions.get(topic)
+    return subscription is not None and subscription.placed
 
 
 async def _request(connection: Connection, command: messages.Request) -> Reply | None:

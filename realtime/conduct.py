@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from realtime import closing
-from realtime.admission import whose
+from realtime.admission import OFFENCES, whose
 from realtime.audit import AuditEvent
 from realtime.closing import CloseReason
 from realtime.engine import Engine
@@ -27,6 +27,8 @@ __all__ = ["Conduct"]
 TOO_FAST_SECONDS = 30.0
 #: Logins that a peer may fail at before its connection is closed.
 MOST_FAILED_LOGINS = 3
+#: The same where it is let in as it is: a page that goes on trying an old token does no harm for a while.
+MOST_FAILED_REFRESHES = 50
 
 
 class Conduct:
@@ -108,6 +110,9 @@ class Conduct:
         """Take note of a login that was refused. Who has none, and goes on guessing, is sent away."""
         session = self._session
         self._turn_away("credentials", error)
+        if error.code not in OFFENCES:  # nobody could be asked: that is no guess
+            return
         self._failed_logins += 1
-        if session.state is State.GREETING and self._failed_logins >= MOST_FAILED_LOGINS:
+        most = MOST_FAILED_LOGINS if session.state is State.GREETING else MOST_FAILED_REFRESHES
+        if self._failed_logins >= most:
             self._close(closing.NOT_AUTHENTICATED)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from attrs import evolve, field, fields, frozen, validators
 
 from realtime.api_keys import ApiKeys
-from realtime.conversion import convert
+from realtime.conversion import check_cookie_name, check_origin, convert
 from realtime.errors import CommandError, ConfigurationError, ErrorCode
-from realtime.keyring import SUPPORTED
+from realtime.keyring import SUPPORTED, StaticKeys
 from realtime.permissions import Policy, Rule
 from realtime.tokens import TokenRules
 from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow, PresenceBy, PresenceMode
@@ -32,6 +32,16 @@ _not_negative: Any = validators.ge(0)
 _optional_positive: Any = validators.optional(_positive)
 _rate: Any = validators.optional(validators.and_(validators.gt(0), validators.lt(math.inf)))
 _burst: Any = [validators.ge(1), validators.lt(math.inf)]
+
+
+def _origins(_settings: object, _attribute: object, origins: tuple[str, ...]) -> None:
+    for origin in origins:
+        check_origin(origin)
+
+
+def _cookie_name(_settings: object, _attribute: object, name: str | None) -> None:
+    if name is not None:
+        check_cookie_name(name)
 
 
 @frozen(kw_only=True)
@@ -49,7 +59,7 @@ class Settings:
     #: Whether a peer may connect without saying who it is.
     allow_anonymous: bool = False
     #: Origins of web pages that may connect besides the server's own; ``*`` is every origin, without its cookies.
-    origins: tuple[str, ...] = ()
+    origins: tuple[str, ...] = field(default=(), validator=_origins)
     #: Proxies in front, as addresses or networks, that are believed when they say who asks and how.
     trusted_proxies: tuple[str, ...] = ()
     #: Which headers they say it in. Those of the other sort may come from anybody.
@@ -88,9 +98,9 @@ class Settings:
     jwks_refresh_seconds: float = field(default=300.0, validator=_positive)
     #: Tokens with key ids of their own making must not make us ask the provider for each.
     jwks_retry_seconds: float = field(default=30.0, validator=_positive)
-    jwks_timeout_seconds: float = field(default=5.0, validator=_positive)
+    jwks_timeout_seconds: float = field(default=3.0, validator=_positive)
     #: The cookie that holds a token or the id of a session; None: cookies are not looked at.
-    cookie_name: str | None = None
+    cookie_name: str | None = field(default=None, validator=_cookie_name)
     #: Whether ``?token=`` is taken. URLs end in logs and histories, so tickets are the better way.
     query_tokens: bool = False
     #: Long enough for a page to connect, too short for anything else.
@@ -115,6 +125,8 @@ class Settings:
     max_connections: int = field(default=50_000, validator=_positive)
     #: Devices and tabs of one person.
     max_connections_per_user: int | None = field(default=100, validator=_optional_positive)
+    #: On all connections together: a few users must not use up what the whole server may have.
+    max_topics_per_user: int | None = field(default=2000, validator=_optional_positive)
     #: An office behind one address, and of IPv6 a network of 64 bits. A proxy in front is to be named in
     #: `trusted_proxies`, so that it is not taken for its users.
     max_connections_per_address: int | None = field(default=1000, validator=_optional_positive)
@@ -195,15 +207,36 @@ class Settings:
             raise ConfigurationError(
                 f"jwt_algorithms: {min(unknown)!r} is not supported; there are {', '.join(SUPPORTED)}"
             )
-        public = {*self.jwt_algorithms} - {"HS256"}
-        for needed, found, what in (
-            ("HS256" in self.jwt_algorithms, self.jwt_secret is not None, "HS256 and jwt_secret"),
-            (bool(public), bool(self.jwt_key_files or self.jwt_jwks_url), "a public-key algorithm and its keys"),
-        ):
-            if needed != found:
-                raise ConfigurationError(f"jwt_algorithms: {what} are given together or not at all")
+        if not self.jwt_algorithms:
+            self._refuse_idle_tokens()
+        elif self.jwt_secret is None and "HS256" in self.jwt_algorithms:
+            raise ConfigurationError("jwt_secret: is missing, and jwt_algorithms has HS256; set REALTIME_JWT_SECRET")
+        elif self.jwt_secret is not None and "HS256" not in self.jwt_algorithms:
+            raise ConfigurationError("jwt_secret needs HS256 in jwt_algorithms")
+        public = [name for name in SUPPORTED if name != "HS256"]
+        wanted = [name for name in self.jwt_algorithms if name in public]
+        sources = [name for name in ("jwt_jwks_url", "jwt_key_files") if getattr(self, name)]
+        if wanted and not sources:
+            raise ConfigurationError(f"jwt_algorithms: {wanted[0]} needs jwt_jwks_url or jwt_key_files")
+        if sources and not wanted:
+            raise ConfigurationError(f"{sources[0]} needs one of {', '.join(public)} in jwt_algorithms")
         if self.jwt_jwks_url and (self.jwt_key_files or self.jwt_secret):
             raise ConfigurationError("jwt_jwks_url: the keys come from there alone, or not from there")
+        if self.jwt_jwks_url and self.jwks_timeout_seconds >= self.authorize_timeout_seconds:
+            # Or a fetch that takes too long would never be told from a login that does.
+            raise ConfigurationError(
+                f"jwks_timeout_seconds = {self.jwks_timeout_seconds}: must be less than authorize_timeout_seconds"
+            )
+        if self.jwt_secret is not None:
+            StaticKeys.from_secret(self.jwt_secret)
+
+    def _refuse_idle_tokens(self) -> None:
+        """Raise `ConfigurationError` for settings of tokens where none are taken: somebody thinks otherwise."""
+        for attribute in fields(Settings):
+            name = attribute.name
+            if name.startswith(("jwt_", "jwks_")) and getattr(self, name) != attribute.default:
+                example = "HS256" if name == "jwt_secret" else "RS256"
+                raise ConfigurationError(f'{name} needs jwt_algorithms, such as ["{example}"]')
 
     def policy(self, kinds: Kinds) -> Policy:
         """Who may do what; raises `ConfigurationError`."""
@@ -285,14 +318,25 @@ def load_settings(
     path: str | Path | None = None, *, environ: Mapping[str, str] | None = None, **overrides: Any
 ) -> Settings:
     """Settings from a file, the environment and keyword arguments; raises `ConfigurationError`."""
+    return Settings(**{**_collect(path, environ), **_checked(overrides, where="arguments")})
+
+
+def load_policy(path: str | Path | None = None, *, environ: Mapping[str, str] | None = None) -> Policy:
+    """Who may do what; raises `ConfigurationError`. No secret has to be there for it."""
+    values = _collect(path, environ)
+    decisive = {name: values[name] for name in ("dev", "kinds", "rules") if name in values}
+    settings = Settings(auto_subscribe=(), **decisive)
+    return settings.policy(settings.all_kinds())
+
+
+def _collect(path: str | Path | None, environ: Mapping[str, str] | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if path is not None:
         values.update(_checked(_read_file(Path(path)), where=str(path)))
         if ApiKeys(values.get("api_keys", ())).has_plain:
             raise ConfigurationError(f"api_keys ({path}): no plain key belongs in a file; see `realtime new-key`")
     values.update(_from_environment(os.environ if environ is None else environ))
-    values.update(_checked(overrides, where="arguments"))
-    return Settings(**values)
+    return values
 
 
 def read_key_files(settings: Settings) -> list[bytes]:
@@ -300,9 +344,14 @@ def read_key_files(settings: Settings) -> list[bytes]:
     contents = []
     for name in settings.jwt_key_files:
         try:
-            contents.append(Path(name).read_bytes())
+            content = Path(name).read_bytes()
+            # Each by itself, so that a message can name it.
+            StaticKeys.of(files=[content])
         except OSError as error:
             raise ConfigurationError(f"jwt_key_files: {name}: {error.strerror}") from None
+        except ConfigurationError as error:
+            raise ConfigurationError(f"jwt_key_files: {name}: {error}") from None
+        contents.append(content)
     return contents
 
 

@@ -195,16 +195,18 @@ class Connection:
     async def _arrive(self, wishes: list[Subscribe]) -> list[Reply]:
         """Join what the peer came for, and what its login brings. Raises `CommandError`: then it has joined nothing."""
         replies: list[Reply] = []
+        stamp = self.permits.stamp
         try:
             for wish in wishes:
                 replies.append(await self._join(wish))  # noqa: PERF401 - those made are undone below
             if self.session.state is State.OPEN:
                 replies.extend(await self.membership.join_own(self.session.identity, decode_cursor(self._cursor)))
-            # Last, with no checkpoint before the peer is in the directory: who was disconnected while it waited for its
-            # history must not slip in behind that.
+            # Last, with no checkpoint before the peer is in the directory: what was taken away while it waited for its
+            # history, and who was disconnected, must not slip in behind that.
+            self.membership.recheck(stamp)
             self.engine.check_login(self.session.identity)
         except BaseException:  # also when cancelled: the joins that were made are undone, and it goes on up
-            self.membership.leave_all(lost=False)
+            self.membership.leave_all(lost=False, keep_queue=False)
             raise
         return replies
 
@@ -330,6 +332,8 @@ class Connection:
     def _hear(self, dialect: Dialect, text: bytes | memoryview) -> None:
         """A word of a peer that does not speak the protocol: nothing but what keeps the connection alive."""
         self.commands += 1
+        if not self.conduct.may_ping():
+            return
         said = dialect.hear(text)
         framing = self._wire.framing
         if said is not None and isinstance(framing, DialectFraming):

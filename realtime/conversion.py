@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from typing import Any
+from urllib.parse import urlsplit
 
-__all__ = ["convert"]
+__all__ = ["check_cookie_name", "check_origin", "convert"]
 
 _WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+
+
+#: RFC 6265, section 4.1.1.
+_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = re.compile(r"[a-z0-9._-]+")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: A page has the scheme that it came by, also where it opens a WebSocket.
+_PAGE_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 def convert(value: Any, wanted: str) -> Any:
@@ -38,6 +49,8 @@ def convert(value: Any, wanted: str) -> Any:
 
 
 def _tuple(value: Any, *, tables: bool) -> tuple[Any, ...]:
+    if tables and isinstance(value, Mapping):
+        raise TypeError("must be a list of tables: in TOML the name of each stands in [[ ]], not in [ ]")
     items = value.split(",") if isinstance(value, str) and not tables else value
     wanted = Mapping if tables else str
     if not isinstance(items, list | tuple) or not all(isinstance(item, wanted) for item in items):
@@ -52,3 +65,34 @@ def _number(value: Any, number: type[int | float], fault: str) -> int | float:
         return number(value)
     except (ValueError, OverflowError):
         raise TypeError(fault) from None
+
+
+def check_origin(text: str) -> None:
+    """Raise `ValueError` unless a browser could send this as the origin of a page, or it is a star for every origin."""
+    if text == "*":
+        return
+    normal = _origin(text)
+    if normal is None:
+        raise ValueError(f"{text!r}: must be * or scheme://host[:port] in ASCII, such as https://app.example.com")
+    if text != normal:
+        raise ValueError(f"{text!r}: write {normal}, as browsers send it")
+
+
+def _origin(text: str) -> str | None:
+    """The origin of an address, in the one form that there is of it; None for what has none."""
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname or ""
+        host = f"[{IPv6Address(host)}]" if ":" in host else host
+    except ValueError:
+        return None
+    scheme = _PAGE_SCHEMES.get(parts.scheme, parts.scheme)
+    if not scheme or not (host.startswith("[") or _HOST.fullmatch(host)):
+        return None
+    return f"{scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
+
+
+def check_cookie_name(text: str) -> None:
+    """Raise `ValueError` for what no cookie can be called."""
+    if not _COOKIE_NAME.fullmatch(text):
+        raise ValueError("must be of ASCII letters, digits and !#$%&'*+-.^_`|~")

@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 import trio
 from attrs import evolve, fields
 
-from realtime.admission import OFFENCES, Admission, Crowded
+from realtime.admission import OFFENCES, Admission, Crowded, Foreign
 from realtime.api_keys import ApiKeys
 from realtime.audit import Audit, AuditEvent
 from realtime.auth import Authenticate, Identity
@@ -51,6 +51,7 @@ from realtime.progress import ProgressSessions
 from realtime.publishing import Publisher
 from realtime.registry import Registry
 from realtime.requests import ActionOptions, Actions
+from realtime.review import review
 from realtime.revocation import Revocations
 from realtime.routes import Route, Routes
 from realtime.statistics import EngineStatistics
@@ -82,16 +83,16 @@ class Poller(Protocol):
         """Have it look whether there is something to answer."""
         ...
 
-    def renew(self) -> None:
-        """What was decided about its peer does not hold any more."""
+    def end(self, topic: str | None, error: CommandError) -> bool:
+        """End it, if it has this topic (None: whatever it has); whether it did."""
+        ...
+
+    def withdraw(self, *, unknown: bool) -> None:
+        """See `realtime.review.Reviewed`."""
         ...
 
     async def review(self) -> None:
-        """End it if it has a topic that it may not have any more."""
-        ...
-
-    def end(self, topic: str | None, error: CommandError) -> bool:
-        """End it, if it has this topic (None: whatever it has); whether it did."""
+        """See `realtime.review.Reviewed`."""
         ...
 
 
@@ -390,31 +391,22 @@ class Engine:
         """Take over the rules, the API keys and the origins of new settings.
 
         Peers lose what they may not have any more; what they may have now they get by asking. The names of other
-        settings that differ, for which the server would have to be started anew.
+        settings that differ, for which the server would have to be started anew. Raises `ConfigurationError` where
+        these do not go together with the settings that stay; then nothing is taken over.
         """
-        fresh = {name: getattr(settings, name) for name in RELOADED}
-        self.api_keys = ApiKeys(settings.api_keys)
-        self.settings = evolve(self.settings, **fresh)
-        self.gate.change(self.settings.policy(self.kinds))
+        merged = evolve(self.settings, **{name: getattr(settings, name) for name in RELOADED})
+        api_keys, policy = ApiKeys(merged.api_keys), merged.policy(self.kinds)
+        self.settings, self.api_keys, self.gate.policy = merged, api_keys, policy
         await self.review()
         names = [attribute.name for attribute in fields(Settings)]
-        return [name for name in names if getattr(settings, name) != getattr(self.settings, name)]
+        return [name for name in names if getattr(settings, name) != getattr(merged, name)]
 
     async def review(self, user: str | None = None) -> None:
         """Have everything decided anew that peers, or those of one user, may do: what is behind that has changed."""
-        connections = list(self.connections) if user is None else self.connections.of_user(user)
+        self.gate.change()
+        connections = self.connections if user is None else self.connections.of_user(user)
         polls = [poll for poll in self.polls if user is None or poll.identity.user == user]
-        if user is None:
-            self.gate.change()
-        for connection in connections:
-            connection.permits.renew(connection.session.identity)
-        for poll in polls:
-            poll.renew()
-        for connection in connections:
-            await connection.membership.review()
-            await trio.lowlevel.checkpoint()  # ten thousand of them must not hold up a tick
-        for poll in polls:
-            await poll.review()
+        await review([*(connection.membership for connection in connections), *polls], asks=self.gate.asks)
 
     def subscribe(
         self,
@@ -465,7 +457,9 @@ class Engine:
         """Count an attempt that was refused, log it, and hold it against its address if it was an offence."""
         if not isinstance(error, Crowded):
             self.refuse(reason)
-        if error.code in OFFENCES:
+        # Who has logged in answers for himself and not for neighbours, and nobody for a page from elsewhere.
+        known = isinstance(error, Foreign) or (isinstance(error, Denied) and error.user is not None)
+        if error.code in OFFENCES and not known:
             self.admission.offend(address)
         self.audit.record(
             AuditEvent.REFUSED,
@@ -475,7 +469,7 @@ class Engine:
             address=address,
             transport=transport,
             code=error.code,
-            reason=f"{reason}: {error.message}",
+            reason=f"{reason}: {error.message}" + (f" ({error.detail})" if error.detail else ""),
         )
 
     def statistics(self) -> EngineStatistics:

@@ -69,8 +69,12 @@ class ConfigurationError(RealtimeError):
 class CommandError(RealtimeError):
     """One command is refused with a code; its sender is told, its connection lives on."""
 
-    def __init__(self, code: ErrorCode, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, retry_after: float | None = None, detail: str | None = None
+    ) -> None:
         super().__init__(code, message)
+        #: For the log alone.
+        self.detail = detail
         self.code = code
         self.message = message
         self.retry_after = retry_after

@@ -21,7 +21,7 @@ from realtime.errors import CommandError, ErrorCode
 from realtime.permissions import Decision, Policy
 from realtime.topics import Access
 
-__all__ = ["Authorize", "Denied", "Gate", "Permits"]
+__all__ = ["Authorize", "Denied", "Gate", "Permits", "Stale"]
 
 log = structlog.get_logger("realtime")
 
@@ -29,8 +29,8 @@ log = structlog.get_logger("realtime")
 #: action)? None: the rules decide.
 Authorize = Callable[[Identity, Verb, str], bool | Awaitable[bool | None] | None]
 
-#: Decisions that are kept for one peer. It has at most as many topics as it may, but may ask about others.
-_REMEMBERED = 512
+#: Decisions that are kept for one peer: of each topic that it may have by default, and of some that it asks about.
+_REMEMBERED = 1000
 
 
 class Denied(CommandError):
@@ -44,6 +44,13 @@ class Denied(CommandError):
         self.verb = verb
         #: A topic, or for `Verb.REQUEST` an action.
         self.asked = target
+
+
+class Stale(CommandError):
+    """What was decided does not hold any more, and it would take a wait to decide anew."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, "permissions have changed meanwhile, ask again", retry_after=1.0)
 
 
 class Gate:
@@ -124,18 +131,24 @@ class Permits:
             self._known = None
         return None if self._known is None else self._known.get((verb, target))
 
-    def now(self, verb: Verb, target: str) -> bool | None:
+    @property
+    def stamp(self) -> object:
+        """The same as long as what was decided holds."""
+        return self._gate.generation, self._identity
+
+    def now(self, verb: Verb, target: str, allow: Access | None = None) -> bool | None:
         """What holds at this moment; None where somebody would have to be asked."""
         known = self.known(verb, target)
-        if known is None and not self._gate.asks:
-            return self._gate.decide_now(self._identity, verb, target).allowed
-        return known
+        if known is not None:
+            return known
+        decision = self._gate.decide_now(self._identity, verb, target, allow)
+        return decision.allowed if decision.final or not self._gate.asks else None
 
-    def recheck(self, verb: Verb, target: str) -> None:
+    def recheck(self, verb: Verb, target: str, allow: Access | None = None) -> None:
         """Raise `CommandError` unless what was allowed before a wait is allowed after it."""
-        allowed = self.now(verb, target)
+        allowed = self.now(verb, target, allow)
         if allowed is None:
-            raise CommandError(ErrorCode.UNAVAILABLE, "permissions have changed meanwhile, ask again", retry_after=1.0)
+            raise Stale
         if not allowed:
             raise Denied(self._identity.user, verb, target)
 

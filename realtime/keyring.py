@@ -130,8 +130,10 @@ class RemoteKeys:
     had, the last one stays in use.
     """
 
-    #: Raises `KeysUnavailable`.
+    #: Raises `KeysUnavailable`, whose text is logged.
     _fetch: Callable[[], Awaitable[bytes]] = field(repr=False)
+    #: Where they are fetched from, for the log: without anything secret that the address may hold.
+    url: str | None = field(default=None, kw_only=True)
     #: For how long a key is accepted that was withdrawn.
     refresh_seconds: float = field(default=300.0, kw_only=True, validator=validators.gt(0))
     #: The least time from one fetch to the next: unknown names of keys are invented at will.
@@ -174,6 +176,8 @@ class RemoteKeys:
             except KeysUnavailable as error:
                 self._note_failure(error)
             else:
+                if self._out:
+                    log.info("signing keys fetched", url=self.url, keys=len(keys))
                 self._keys = keys
                 self.fetched += 1
                 self._out = False
@@ -183,8 +187,11 @@ class RemoteKeys:
     def _note_failure(self, error: KeysUnavailable) -> None:
         self.failed += 1
         if not self._out:
-            # The class only: the text of another's exception may hold the address and what is secret in it.
-            log.warning("signing keys cannot be fetched", error=type(error.__cause__ or error).__name__)
+            # Of another's exception the class only: its text may hold the address and what is secret in it.
+            cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+            log.warning(
+                "signing keys cannot be fetched", url=self.url, reason=f"{error}{cause}", retry_in=self.retry_seconds
+            )
         self._out = True
 
 
@@ -197,12 +204,16 @@ def _pick(keys: tuple[Key, ...], kid: str | None, algorithm: str) -> Key | None:
 
 
 def _from_secret(secret: str) -> Key:
+    length = len(secret.encode(errors="surrogatepass"))
+    if length < _LEAST_SECRET_BYTES:
+        raise ConfigurationError(
+            f"jwt_secret: has {length} bytes, must have {_LEAST_SECRET_BYTES} or more; "
+            "make one with: openssl rand -hex 32"
+        )
     try:
         return _key(_imported(secret, "oct"))
     except _NOT_A_KEY:
-        raise ConfigurationError(
-            f"a secret for HS256 must be of {_LEAST_SECRET_BYTES} bytes or more, and not a public key"
-        ) from None
+        raise ConfigurationError("jwt_secret: must be a random text, not a public key") from None
 
 
 def _from_pem(pem: bytes) -> Key:
@@ -211,8 +222,11 @@ def _from_pem(pem: bytes) -> Key:
             return _key(_imported(pem, kind))
         except _NOT_A_KEY:
             continue
+    if b"PRIVATE KEY" in pem:
+        raise ConfigurationError("is a private key; make the public one with: openssl pkey -in FILE -pubout")
     raise ConfigurationError(
-        "a file of keys: PEM must hold a public key or certificate of RSA (2048 to 8192 bits), P-256 or Ed25519"
+        "must hold a public key or certificate in PEM, of RSA (2048 to 8192 bits), P-256 or Ed25519, "
+        "or a JSON Web Key Set"
     )
 
 
@@ -220,7 +234,7 @@ def _from_file(document: bytes) -> tuple[Key, ...]:
     try:
         return _from_set(document, secrets=True)
     except KeysUnavailable as error:
-        raise ConfigurationError(f"a file of keys: {error}") from None
+        raise ConfigurationError(str(error)) from None
 
 
 class _Set(msgspec.Struct):

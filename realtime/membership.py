@@ -14,7 +14,7 @@ from realtime.commands import Reply
 from realtime.directory import no_such_connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
-from realtime.gate import Permits
+from realtime.gate import Permits, Stale
 from realtime.history import Position, Since
 from realtime.outbox import Outbox
 from realtime.presence import Member
@@ -53,6 +53,20 @@ class Membership:
 
         ``placed``: by the server, which asks nobody. Raises `CommandError`.
         """
+        account = None if placed else self._session.identity.user
+        self._engine.admission.enter_topic(account)
+        try:
+            while True:
+                with suppress(Stale):
+                    reply = await self._join(wish, placed=placed)
+                    self._session.subscriptions[wish.topic].account = account
+                    return reply
+        except BaseException:  # also when cancelled, and it goes on up
+            self._engine.admission.leave_topic(account)
+            raise
+
+    async def _join(self, wish: Subscribe, *, placed: bool) -> Reply:
+        """See `join`; raises `Stale` where the rules have changed on the way."""
         engine, session, permits = self._engine, self._session, self._permits
         topic = wish.topic
         kind, _ = engine.kinds.split(topic)
@@ -123,6 +137,7 @@ class Membership:
         """End a subscription that the peer has."""
         subscription = self._session.subscriptions.pop(topic)
         self._engine.hub.unsubscribe(subscription)
+        self._engine.admission.leave_topic(subscription.account)
         if subscription.kind.presence is not PresenceMode.NONE:
             self._engine.presence.leave(topic, self._session.id, lost=False)
 
@@ -174,6 +189,29 @@ class Membership:
                     topic, CommandError(ErrorCode.PERMISSION_DENIED, "the login does not bring this topic any more")
                 )
 
+    def recheck(self, stamp: object) -> None:
+        """Raise `CommandError` where the peer has by now what it may not have. ``stamp``: that of `Permits`, before."""
+        if stamp == self._permits.stamp:
+            return
+        for topic, subscription in self._session.subscriptions.items():
+            if not subscription.placed:
+                self._permits.recheck(Verb.JOIN, topic)
+
+    def withdraw(self, *, unknown: bool) -> None:
+        """End what the peer may not have any more, as far as that is known; see `realtime.review`."""
+        for topic, subscription in list(self._session.subscriptions.items()):
+            if subscription.placed:
+                continue
+            try:
+                self._permits.recheck(Verb.JOIN, topic)
+                if subscription.kind.presence is not PresenceMode.NONE:
+                    subscription.sees_members = bool(self._permits.now(Verb.PRESENCE, topic))
+            except Stale as error:
+                if unknown:
+                    self.evict(topic, error, resubscribe=True)
+            except CommandError as error:
+                self.evict(topic, error)
+
     async def review(self) -> None:
         """End what the peer may not have any more: it has logged in anew, or the rules have changed."""
         for topic, subscription in list(self._session.subscriptions.items()):
@@ -201,11 +239,12 @@ class Membership:
         identity = self._session.identity
         return Member(identity.user, self._session.id, dict(identity.info))
 
-    def leave_all(self, *, lost: bool) -> None:
-        """The connection ends. What was queued stays in the outbox, for its last writes."""
+    def leave_all(self, *, lost: bool, keep_queue: bool = True) -> None:
+        """The connection ends. What was queued stays in the outbox, for its last writes, if it may have it."""
         engine = self._engine
         for topic, subscription in self._session.subscriptions.items():
-            engine.hub.unsubscribe(subscription, keep_queue=True)
+            engine.hub.unsubscribe(subscription, keep_queue=keep_queue)
+            engine.admission.leave_topic(subscription.account)
             if subscription.kind.presence is not PresenceMode.NONE:
                 engine.presence.leave(topic, self._session.id, lost=lost)
         self._session.subscriptions.clear()

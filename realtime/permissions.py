@@ -37,6 +37,8 @@ _NO_CLAIMS: Mapping[str, str | int | bool] = MappingProxyType({})
 #: A bool is none, though it is an int to Python.
 _FILLING = (str, int)
 _LISTS = (list, tuple, set, frozenset)
+#: The members of a rule that say to whom it applies.
+_WHOM = ("users", "roles", "claims")
 _Fill = Callable[[Identity], Iterable[str]]
 #: A pattern taken apart: literal text, None for a star, or what gives the texts of which one has to stand there.
 _Pieces = tuple[str | _Fill | None, ...]
@@ -114,10 +116,15 @@ class Rule:
             raise ConfigurationError("allow, deny: one of them must be given, and not both")
         # A rule that can never apply is a mistake; one that was to deny, a dangerous one.
         verbs = self.allow | self.deny
-        if bool(self.topics) != bool(verbs - {Verb.REQUEST}):
-            raise _wrong("topics", self.topics, "must name topics if there are verbs other than request, and only then")
-        if bool(self.actions) != (Verb.REQUEST in verbs):
-            raise _wrong("actions", self.actions, "must name actions if there is the verb request, and only then")
+        about_topics = verbs - {Verb.REQUEST}
+        if self.actions and Verb.REQUEST not in verbs:
+            raise _wrong("actions", self.actions, 'with actions only the verb "request" goes')
+        if self.topics and not about_topics:
+            raise _wrong("topics", self.topics, 'with topics any verb goes but "request"')
+        if about_topics and not self.topics:
+            raise ConfigurationError(f"topics: none are named, and {min(about_topics)} is about topics")
+        if Verb.REQUEST in verbs and not self.actions:
+            raise ConfigurationError("actions: none are named, and request is about actions")
 
     @classmethod
     def of(cls, table: object, number: int) -> Rule:
@@ -132,6 +139,10 @@ class Rule:
         for member, value in table.items():
             if member not in known:
                 raise ConfigurationError(f"{place}: {member}: no such member; there are {', '.join(sorted(known))}")
+            if isinstance(value, list | tuple | Mapping) and not value:
+                # A list that somebody, or a program, has emptied must not open the rule to everybody.
+                otherwise = "leave it out for everybody" if member in _WHOM else "leave it out"
+                raise ConfigurationError(f"{place}: {member}: is empty; {otherwise}, or remove the rule")
             options[member] = value
             if isinstance(value, list):
                 options[member] = tuple(value)
@@ -300,7 +311,7 @@ class Policy:
         return [(verb, self.decide(identity, verb, topic)) for verb in self._own]
 
     def _compile(self, verb: Verb, kind: Kind, explicit: Collection[tuple[str, str]]) -> _Own:
-        option, access = ("publish", kind.publish) if verb is Verb.PUBLISH else ("join", kind.join)
+        option, access = _option(kind, verb)
         because = f"kind {kind.name}: {option} = {access}"
         clauses = [
             _Clause.of(rule, patterns)
@@ -322,17 +333,42 @@ class Policy:
 
 
 def _check(kinds: Kinds, rule: Rule, pattern: str) -> None:
-    """Raise `ConfigurationError` for a pattern of no topic."""
+    """Raise `ConfigurationError` for a pattern of no topic, and for one that the rule can never open."""
     if pattern == "*":
         return
-    try:
-        if any(character in pattern for character in "*{"):
-            if not any(_name(pattern, kind) is not None for kind in kinds):
-                raise ConfigurationError(f"{rule.label}: topics: {pattern!r}: no such kind of topic")
-        else:
+    fault = None
+    kind = next((kind for kind in kinds if _name(pattern, kind) is not None), None)
+    opened = rule.allow - {Verb.REQUEST}
+    if kind is None:
+        fault = _no_kind(kinds, pattern)
+    elif opened and all(_option(kind, verb)[1] is Access.OWNER for verb in opened):
+        fault = f"only its owner {'publishes' if opened == {Verb.PUBLISH} else 'joins'}; no rule opens it"
+    elif not any(character in pattern for character in "*{"):
+        try:
             kinds.split(pattern)
-    except CommandError as error:
-        raise ConfigurationError(f"{rule.label}: topics: {pattern!r}: {error.message}") from None
+        except CommandError as error:
+            fault = error.message
+    if fault:
+        raise ConfigurationError(f"{rule.label}: topics: {pattern!r}: {fault}")
+
+
+def _no_kind(kinds: Kinds, pattern: str) -> str:
+    head = pattern.partition(":")[0]
+    fault = "no such kind of topic; there are " + ", ".join(
+        sorted(kind.name if kind.bare else f"{kind.name}:" for kind in kinds)
+    )
+    try:
+        Kind(name=head)
+    except ValueError:  # none can have this name
+        return fault
+    if head in {kind.name for kind in kinds}:
+        return fault
+    return f"{fault}; for one of your own add a table [kinds.{head}]"
+
+
+def _option(kind: Kind, verb: Verb) -> tuple[str, Access]:
+    """Which option of a kind is about the verb, and what it is."""
+    return ("publish", kind.publish) if verb is Verb.PUBLISH else ("join", kind.join)
 
 
 def _name(pattern: str, kind: Kind) -> str | None:

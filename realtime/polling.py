@@ -19,17 +19,19 @@ from realtime.auth import Identity, Verb, own_topics
 from realtime.closing import CloseReason
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
-from realtime.gate import Permits
+from realtime.gate import Permits, Stale
 from realtime.history import Position, Since, decode_cursor, encode_cursor
 from realtime.local import NoWire
 from realtime.outbox import Outbox
 from realtime.subscription import Gap, Subscription
 from realtime.wishes import Subscribe
 
-__all__ = ["Poll", "poll"]
+__all__ = ["Poll", "pace", "poll"]
 
 #: An answer is built in memory: once it is this long, the rest waits for the next poll.
 MAX_ANSWER_BYTES = 1 << 20
+#: Topics that are joined between two checkpoints.
+_SLICE = 32
 
 
 @frozen
@@ -44,19 +46,43 @@ class Poll:
     limit: int = 100
 
 
+def pace(engine: Engine, identity: Identity, address: str, topics: int = 1) -> None:
+    """Raise `CommandError` where somebody polls too fast, and have it known.
+
+    Who has logged in answers for himself; of all others the address does.
+    """
+    try:
+        engine.admission.check_poll(whose(identity.user, address), topics)
+    except CommandError as error:
+        engine.audit.record(AuditEvent.RATE_LIMITED, user=identity.user, address=address, code=error.code)
+        if identity.user is None:
+            engine.admission.offend(address)
+        raise
+
+
 async def poll(engine: Engine, identity: Identity, wanted: Poll, address: str = "") -> dict[str, Any]:
     """The answer to a poll of somebody at this address. Raises `CommandError`."""
-    engine.admission.check_poll(whose(identity.user, address))
+    pace(engine, identity, address, max(1, len(wanted.wishes)))
     own = _own(engine, identity, wanted)
     if len(wanted.wishes) > engine.settings.max_topics:
         most = engine.settings.max_topics
         raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"a poll has at most {most} topics")
+    with engine.admission.polling(identity.user):
+        return await _answer(engine, identity, wanted, own, address)
+
+
+async def _answer(
+    engine: Engine, identity: Identity, wanted: Poll, own: list[tuple[Subscribe, bool]], address: str
+) -> dict[str, Any]:
+    resumed = decode_cursor(wanted.cursor)
     answer = _Answer(engine, identity, wanted.limit)
     engine.polls.add(answer)
     try:
-        for wish in wanted.wishes:
+        for number, wish in enumerate(wanted.wishes, 1):
+            if not number % _SLICE:
+                await trio.lowlevel.checkpoint()  # many topics of one poll must not hold up a tick
             await answer.join(wish)
-            if not wanted.cursor:  # the first of a row of polls
+            if wish.topic not in resumed:  # the first of a row of polls
                 engine.audit.record(
                     AuditEvent.SUBSCRIBE, user=identity.user, address=address, transport="poll", topic=wish.topic
                 )
@@ -102,6 +128,10 @@ class _Answer:
         #: How far each subscription has come in this answer.
         self._places: dict[Subscription, Position] = {}
         self._error: CommandError | None = None
+        #: Topics that count on the user's account.
+        self._entered = 0
+        #: Whether nothing is to be told but the error.
+        self._withdrawn = False
         self._outbox: Outbox = engine.hub.outbox(
             NoWire(),
             max_messages=engine.settings.outbox_messages,
@@ -123,6 +153,8 @@ class _Answer:
             await permits.check(Verb.JOIN, wish.topic)
             if since is not None and not await permits.may(Verb.HISTORY, wish.topic):
                 since = None
+            engine.admission.enter_topic(self.identity.user)
+            self._entered += 1
         engine.registry.check(kind, wish.topic)
         most = kind.max_per_connection
         if most is not None and sum(other.kind is kind for other in self._places) >= most:
@@ -139,9 +171,13 @@ class _Answer:
             on_end=self._expel,
         )
         joined = await engine.hub.subscribe(subscription, since, engine.settings.recover_limit)
-        self._places[subscription] = engine.hub.place_of(subscription)
         if not placed:
-            permits.recheck(Verb.JOIN, wish.topic)
+            try:
+                permits.recheck(Verb.JOIN, wish.topic)
+            except CommandError:
+                engine.hub.unsubscribe(subscription)
+                raise
+        self._places[subscription] = engine.hub.place_of(subscription)
         described: dict[str, Any] = {
             "topic": wish.topic,
             "epoch": joined.position.epoch,
@@ -161,6 +197,8 @@ class _Answer:
         """
         self._outbox.backlogged = False
         self.changed = trio.Event()
+        if self._error is not None and self._withdrawn:
+            raise self._error
         while len(self._messages) < self._limit and self._size < MAX_ANSWER_BYTES:
             taken = self._outbox.take_one()
             if taken is None:
@@ -196,6 +234,8 @@ class _Answer:
         """End it."""
         for subscription in self._places:
             self._engine.hub.unsubscribe(subscription)
+        for _ in range(self._entered):
+            self._engine.admission.leave_topic(self.identity.user)
         self._outbox.close()
 
     def wake(self) -> None:
@@ -203,19 +243,30 @@ class _Answer:
         self.changed.set()
 
     def end(self, topic: str | None, error: CommandError) -> bool:
-        """End the poll by the server's own will, if it has this topic (None: whatever it has); whether it did."""
+        """End the poll by the server's own will, if it has this topic (None: whatever it has); whether it did.
+
+        It is answered with the error: what was published meanwhile is not the peer's any more.
+        """
         if topic is None or any(subscription.topic == topic for subscription in self._places):
-            self._error = error
+            self._error, self._withdrawn = error, True
             self.changed.set()
             return True
         return False
 
-    def renew(self) -> None:
-        """What was decided about this peer does not hold any more."""
-        self._permits.renew(self.identity)
+    def withdraw(self, *, unknown: bool) -> None:
+        """End the poll if it has a topic that the peer may not have any more; see `realtime.review`."""
+        for subscription in self._places:
+            if not subscription.placed:
+                try:
+                    self._permits.recheck(Verb.JOIN, subscription.topic)
+                except Stale as error:
+                    if unknown:
+                        self.end(subscription.topic, error)
+                except CommandError as error:
+                    self.end(subscription.topic, error)
 
     async def review(self) -> None:
-        """End the poll if it has a topic that the peer may not have any more."""
+        """The same, after asking."""
         for subscription in list(self._places):
             if not subscription.placed:
                 try:
@@ -223,8 +274,10 @@ class _Answer:
                 except CommandError as error:
                     self.end(subscription.topic, error)
 
-    def _expel(self, subscription: Subscription, error: CommandError | None) -> None:
-        self.end(subscription.topic, error or CommandError(ErrorCode.UNAVAILABLE, "the subscription was ended"))
+    def _expel(self, subscription: Subscription, error: CommandError | None) -> None:  # noqa: ARG002
+        # The topic goes: what was published before is handed out first.
+        self._error = error or CommandError(ErrorCode.UNAVAILABLE, "the subscription was ended")
+        self.changed.set()
 
     def _fail(self, reason: CloseReason) -> None:  # noqa: ARG002
         """Too much came at once under policy ``disconnect``: the next poll recovers what is not in this one."""

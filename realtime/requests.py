@@ -153,11 +153,18 @@ class Action:
             told = self._tell(error, caller)
             raise told from told.__cause__
 
-    async def call(self, payload: bytes | Raw, caller: Caller, timeout: float | None = None) -> bytes:
-        """Call any handler; the JSON text of its result.
+    async def call(
+        self,
+        payload: bytes | Raw,
+        caller: Caller,
+        timeout: float | None = None,
+        recheck: Callable[[], None] | None = None,
+    ) -> bytes:
+        """Call any handler; the JSON text of its result. Whether the caller may have it called, others have decided.
 
-        ``timeout`` is the caller's own limit in seconds; a longer one than the action's changes nothing. Raises
-        `CommandError`, and no other exception of the handler. Cancelled, so is the handler.
+        ``timeout`` is the caller's own limit in seconds; a longer one than the action's changes nothing. ``recheck``
+        looks again whether the caller may, after a wait for a slot. Raises `CommandError`, and no other exception of
+        the handler. Cancelled, so is the handler.
         """
         if self.inline:
             await trio.lowlevel.checkpoint()
@@ -168,7 +175,7 @@ class Action:
             arguments = self._arguments(payload, caller)
             bound = bind_contextvars(trace_id=caller.trace_id)
             try:
-                return _encode(await self._run(arguments, timeout))
+                return _encode(await self._run(arguments, timeout, recheck))
             finally:
                 reset_contextvars(**bound)
         except Exception as error:  # noqa: BLE001 - as above
@@ -183,7 +190,7 @@ class Action:
         finally:
             self.in_flight -= 1
 
-    async def _run(self, arguments: tuple[Any, ...], timeout: float | None) -> Any:
+    async def _run(self, arguments: tuple[Any, ...], timeout: float | None, recheck: Callable[[], None] | None) -> Any:
         now = trio.current_time()
         deadline = now + self.timeout_seconds
         own = timeout is None or timeout >= self.timeout_seconds
@@ -197,6 +204,8 @@ class Action:
         # all by asking for too little time.
         with nullcontext() if own or timeout is None else _until(now + timeout):
             async with nullcontext() if self._slots is None else self._slot(self._slots, deadline):
+                if recheck is not None:
+                    recheck()
                 with self._guard, _until(deadline):
                     return await self._function(*arguments)
 
@@ -218,10 +227,6 @@ class Action:
 
     def _arguments(self, payload: bytes | Raw, caller: Caller) -> tuple[Any, ...]:
         """What the handler is called with. Raises `CommandError` where it is not to be called."""
-        if self.allow is not None and not self.allow.allows(caller.user, ""):
-            if self.allow is Access.AUTHENTICATED:
-                raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            raise CommandError(ErrorCode.PERMISSION_DENIED, "not allowed to do this")
         if self._decoder is None:
             return (caller,) if self._takes_caller else ()
         try:

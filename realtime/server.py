@@ -189,11 +189,10 @@ async def reload_when_signalled(
         task_status.started()
         async for _ in signals:
             try:
-                settings = read()
+                later = await server.reload(read())
             except ConfigurationError as error:
                 log.error("the settings are not taken over", fault=str(error))  # noqa: TRY400
                 continue
-            later = await server.reload(settings)
             log.info("settings taken over", taken=list(RELOADED), needs_restart=later)
 
 

@@ -55,6 +55,10 @@ class EngineStatistics:
     audit: dict[str, int]
     tickets_issued: int
     tickets_redeemed: int
+    tickets_refused: int
+    #: Tokens and users that were revoked, and logins that were refused for it.
+    revoked: int
+    revoked_refused: int
     #: Publishes that brought nothing new.
     duplicates: int
     #: Topics that were created and removed by request.
@@ -79,6 +83,9 @@ class EngineStatistics:
             audit={event.value: count for event, count in engine.audit.counts.items()},
             tickets_issued=engine.tickets.issued,
             tickets_redeemed=engine.tickets.redeemed,
+            tickets_refused=engine.tickets.refused,
+            revoked=engine.revocations.revoked,
+            revoked_refused=engine.revocations.refused,
             duplicates=engine.publisher.duplicates,
             created_topics=engine.registry.created,
             removed_topics=engine.registry.removed,

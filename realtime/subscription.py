@@ -88,6 +88,8 @@ class Subscription:
     asked_mode: Mode = Mode.ALL
     #: Whether the peer has it by the server's will: then no rule takes it away.
     placed: bool = False
+    #: The user on whose account it counts.
+    account: str | None = None
     #: Whether the peer is told who comes and who goes.
     sees_members: bool = True
     #: Called when the subscription is ended from this side: by the operator, or because its topic goes.

@@ -197,13 +197,20 @@ class _Endpoints:
         return await self._respond(work)
 
     async def poll(self) -> Response:
-        head = HeaderMap(request.headers)
-        return await self._respond(lambda seen: answer_poll(self._engine, head, seen, _query()))
+        async def work(seen: Peer) -> Any:
+            with self._engine.admission.counted(seen.address):
+                return await answer_poll(self._engine, HeaderMap(request.headers), seen, _query())
+
+        return await self._respond(work)
 
     async def state(self, route: Route, /, **members: str) -> Response:
         binding = Binding(route, route.topic.format_map(members))
-        head = HeaderMap(request.headers)
-        return await self._respond(lambda seen: answer_state(self._engine, head, seen, _query(), binding))
+
+        async def work(seen: Peer) -> Any:
+            with self._engine.admission.counted(seen.address):
+                return await answer_state(self._engine, HeaderMap(request.headers), seen, _query(), binding)
+
+        return await self._respond(work)
 
     async def preflight(self, **_members: str) -> Response:
         seen = None

@@ -6,10 +6,12 @@ subprotocol of a WebSocket, a ticket in the query, a token in the query.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from realtime.admission import Foreign
 from realtime.auth import ANONYMOUS, Carrier, Identity, Right
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
@@ -29,6 +31,8 @@ __all__ = [
 
 SUBPROTOCOL = "realtime.v1"
 _BEARER_SUBPROTOCOL = "bearer."
+#: A scheme and a host, maybe with a port, and nothing more.
+_ORIGIN = re.compile(r"[a-z]+://[^/?#@\s]+")
 #: What is answered to a page of any origin, where every origin may come.
 _EVERY_ORIGIN = "*"
 
@@ -168,11 +172,13 @@ def allowed_origin(engine: Engine, head: Head, peer: Peer) -> str | None:
         return origin
     if _EVERY_ORIGIN in allowed:
         return _EVERY_ORIGIN
-    raise CommandError(ErrorCode.PERMISSION_DENIED, "this origin is not allowed")
+    raise Foreign(ErrorCode.PERMISSION_DENIED, "this origin is not allowed", detail=origin)
 
 
 def _normal(origin: str) -> tuple[str, str, int] | None:
     """An origin as it can be compared; None for what is none, which equals nothing."""
+    if not _ORIGIN.fullmatch(origin):
+        return None
     try:
         parts = urlsplit(origin)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -14,6 +14,7 @@ import hmac
 import inspect
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ import structlog
 import trio
 from attrs import frozen
 
-from realtime.admission import OFFENCES, whose
+from realtime.admission import OFFENCES
 from realtime.auth import Identity, Verb
 from realtime.commands import Reply
 from realtime.directory import no_such_connection
@@ -30,7 +31,7 @@ from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
 from realtime.gate import Permits
 from realtime.messages import encode
-from realtime.polling import poll
+from realtime.polling import pace, poll
 from realtime.routes import Binding
 from transports.body import receive_body
 from transports.credentials import Head, allowed_origin, cors_headers, identify, preflight_headers
@@ -44,6 +45,7 @@ from transports.responses import (
     error_headers,
     error_response,
     json_response,
+    retry_header,
     status_of,
 )
 from transports.stream import Stream
@@ -83,7 +85,11 @@ async def answer_to(engine: Engine, head: Head, peer: Peer, path: str, work: Wor
     try:
         headers.update(cors_headers(allowed_origin(engine, head, peer)))
         body = await work()
-        status = STATUS[body["code"]] if isinstance(body, dict) and body.get("type") == "error" else 200
+        status = 200
+        if isinstance(body, dict) and body.get("type") == "error":
+            status = STATUS[body["code"]]
+            if body.get("retry_after") is not None:
+                headers.update(retry_header(body["retry_after"]))
         return Answer(status, encode(body) if isinstance(body, dict) else msgspec.json.encode(body), headers)
     except CommandError as error:
         if error.code in OFFENCES:
@@ -105,7 +111,7 @@ async def answer_poll(engine: Engine, head: Head, peer: Peer, query: Query) -> d
 async def answer_state(engine: Engine, head: Head, peer: Peer, query: Query, binding: Binding) -> Any:
     """The answer on a route of the transport ``state``. Raises `CommandError`."""
     identity = await _identified(engine, head, peer, query)
-    engine.admission.check_poll(whose(identity.user, peer.address))
+    pace(engine, identity, peer.address)
     await Permits(engine.gate, identity).check(Verb.JOIN, binding.topic)
     engine.registry.check(engine.kinds.split(binding.topic)[0], binding.topic)
     assert binding.route.state is not None  # what this transport is
@@ -141,13 +147,28 @@ async def _identified(engine: Engine, head: Head, peer: Peer, query: Query) -> I
 async def poll_request(engine: Engine, stream: Stream, request: Request, peer: Peer) -> bool:
     """Serve ``GET /poll``; whether the connection can be used for another request."""
     query = request.query()
-    return await _respond(engine, stream, request, peer, lambda: answer_poll(engine, request, peer, query))
+
+    async def work() -> Any:
+        with _counted(engine, stream, peer):
+            return await answer_poll(engine, request, peer, query)
+
+    return await _respond(engine, stream, request, peer, work)
 
 
 async def state_request(engine: Engine, stream: Stream, request: Request, peer: Peer, binding: Binding) -> bool:
     """Serve a route of the transport ``state``; whether the connection can be used for another request."""
     query = request.query()
-    return await _respond(engine, stream, request, peer, lambda: answer_state(engine, request, peer, query, binding))
+
+    async def work() -> Any:
+        with _counted(engine, stream, peer):
+            return await answer_state(engine, request, peer, query, binding)
+
+    return await _respond(engine, stream, request, peer, work)
+
+
+def _counted(engine: Engine, stream: Stream, peer: Peer) -> AbstractContextManager[None]:
+    """Counts what waits by its address, where the connection is a proxy's, which is not counted."""
+    return nullcontext() if peer.address == stream.address else engine.admission.counted(peer.address)
 
 
 async def command_request(engine: Engine, stream: Stream, request: Request, peer: Peer) -> bool:

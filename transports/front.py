@@ -70,8 +70,8 @@ class Front:
         self.is_tls = tls is not None
         settings = engine.settings
         self.proxies = TrustedProxies(settings.trusted_proxies, header=settings.forwarded_header)
-        #: Connections that have not sent a whole request head yet.
-        self.strangers = 0
+        #: Connections that have not sent a whole request head yet, and whether they are counted by address.
+        self._strangers: dict[Stream, bool] = {}
         self._streams: set[Stream] = set()
         self._idle: set[trio.CancelScope] = set()
         self._draining = False
@@ -101,6 +101,7 @@ class Front:
         try:
             stream = self._open(trio.SocketStream(accepted), address)
             self._streams.add(stream)
+            self._strangers[stream] = counted
             rest = await self._serve_requests(stream)
             await rest()
         except WireError:
@@ -113,9 +114,20 @@ class Front:
                 accepted.close()
             else:
                 self._streams.discard(stream)
+                self._greeted(stream)
                 stream.abort()
             if counted:
                 self._engine.admission.leave(address)
+
+    @property
+    def strangers(self) -> int:
+        """How many connections have not said yet what they want."""
+        return len(self._strangers)
+
+    def _greeted(self, stream: Stream) -> None:
+        """A connection has said what it wants, or never will."""
+        if self._strangers.pop(stream, False):
+            self._engine.admission.greeted(stream.address)
 
     def _open(self, accepted: trio.SocketStream, address: str) -> Stream:
         return Stream(accepted, address) if self._tls is None else TlsStream(accepted, self._tls, address)
@@ -129,19 +141,16 @@ class Front:
         settings = self._engine.settings
         reader = HeadReader(stream, settings.max_head_bytes)
         idle_seconds = settings.request_timeout_seconds
-        address, stranger = stream.address, 1
+        address = stream.address
+        if not await self._agree_on_keys(stream):
+            self._engine.refuse("silent")
+            return _done
         while not self._draining:
             try:
-                self.strangers += stranger
-                try:
-                    if stranger and not await self._agree_on_keys(stream):
-                        return _done
-                    request = await self._next_request(reader, idle_seconds)
-                finally:
-                    self.strangers -= stranger
-                    stranger = 0
+                request = await self._next_request(reader, idle_seconds)
                 if request is None:
                     break
+                self._greeted(stream)
                 peer = self.proxies.see(stream.address, request, secure=stream.is_tls)
                 address = peer.address
                 rest = await self._serve(stream, request, peer)
@@ -175,8 +184,11 @@ class Front:
                 request = await reader.read(scope, head_seconds=self._engine.settings.request_timeout_seconds)
             finally:
                 self._idle.discard(scope)
-        if scope.cancelled_caught and reader.begun and not self._draining:
-            raise BadHead(408, "the request did not come in time")
+        if scope.cancelled_caught and not self._draining:
+            if reader.begun:
+                raise BadHead(408, "the request did not come in time")
+            if reader.heads == 0:
+                self._engine.refuse("silent")
         return request
 
     async def _serve(self, stream: Stream, request: Request, peer: Peer) -> bool | Rest:

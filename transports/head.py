@@ -86,6 +86,8 @@ class HeadReader:
         self._last: Request | None = None
         #: Whether any byte of the head that is being read has come.
         self.begun = False
+        #: How many have been read.
+        self.heads = 0
 
     async def read(self, scope: trio.CancelScope, *, head_seconds: float) -> Request | None:
         """The next request's head; None when there is none: the peer left, or kept silent.
@@ -116,6 +118,7 @@ class HeadReader:
         # the bytes and costs 60 microseconds, comparing them one.
         if self._last is None or self._last.raw != head:
             self._last = parse_head(head)
+        self.heads += 1
         return self._last
 
     def _check_beginning(self, buffer: bytes) -> None:

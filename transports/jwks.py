@@ -11,7 +11,7 @@ import trio
 from realtime.errors import ConfigurationError
 from realtime.keyring import KeysUnavailable
 
-__all__ = ["fetcher"]
+__all__ = ["fetcher", "printable"]
 
 
 def fetcher(url: str, *, timeout_seconds: float = 5.0, max_bytes: int = 256 << 10) -> Callable[[], Awaitable[bytes]]:
@@ -51,13 +51,23 @@ def fetcher(url: str, *, timeout_seconds: float = 5.0, max_bytes: int = 256 << 1
     return fetch
 
 
-def _check(url: str) -> None:
+def printable(url: str) -> str:
+    """The address without what may be secret in it: whoever logs in there, and the query."""
+    return str(_parsed(url).copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def _parsed(url: str) -> httpx.URL:
     try:
-        parsed = httpx.URL(url)
+        return httpx.URL(url)
     except httpx.InvalidURL:
-        parsed = httpx.URL("")
+        return httpx.URL("")
+
+
+def _check(url: str) -> None:
+    parsed = _parsed(url)
     if not parsed.host or not (parsed.scheme == "https" or (parsed.scheme == "http" and _is_loopback(parsed.host))):
-        raise ConfigurationError("keys are fetched over https://, or over http:// from this computer itself")
+        shown = f" = {printable(url)!r}" if parsed.host else ""
+        raise ConfigurationError(f"jwt_jwks_url{shown}: must be https://, or http:// on this computer itself")
 
 
 def _is_loopback(host: str) -> bool:

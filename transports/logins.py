@@ -6,7 +6,7 @@ from realtime.auth import Authenticate
 from realtime.config import Settings, read_key_files
 from realtime.keyring import KeySource, RemoteKeys, StaticKeys
 from realtime.tokens import TokenVerifier
-from transports.jwks import fetcher
+from transports.jwks import fetcher, printable
 
 __all__ = ["make_authenticate"]
 
@@ -23,6 +23,7 @@ def make_authenticate(settings: Settings) -> Authenticate | None:
     if settings.jwt_jwks_url is not None:
         keys = RemoteKeys(
             fetcher(settings.jwt_jwks_url, timeout_seconds=settings.jwks_timeout_seconds),
+            url=printable(settings.jwt_jwks_url),
             refresh_seconds=settings.jwks_refresh_seconds,
             retry_seconds=settings.jwks_retry_seconds,
         )

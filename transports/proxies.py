@@ -78,7 +78,7 @@ class TrustedProxies:
         self, networks: Iterable[str] = (), *, header: Literal["forwarded", "x-forwarded"] = "x-forwarded"
     ) -> None:
         if header not in _FAMILIES:
-            raise ConfigurationError(f"trusted proxies: header = {header!r}: must be one of {', '.join(_FAMILIES)}")
+            raise ConfigurationError(f"trusted_proxies: header = {header!r}: must be one of {', '.join(_FAMILIES)}")
         self._networks = tuple(_network(text) for text in networks)
         self._read = _FAMILIES[header]
         self._known = lru_cache(maxsize=_MAX_CACHED)(self._judge)
@@ -124,9 +124,12 @@ class TrustedProxies:
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        network = ip_network(text)
-    except ValueError as error:
-        raise ConfigurationError(f"trusted proxies: {text!r}: not an address or a network: {error}") from None
+        network = ip_network(text, strict=False)
+        spare = ip_address(text.partition("/")[0]) != network.network_address
+    except ValueError:
+        raise ConfigurationError(f"trusted_proxies: {text!r}: must be an address or a network") from None
+    if spare:
+        raise ConfigurationError(f"trusted_proxies: {text!r}: has host bits set; write {network}")
     wrapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     return network if wrapped is None else IPv4Network((wrapped, network.prefixlen - _MAPPED_BITS))
 

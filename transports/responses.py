@@ -11,7 +11,7 @@ import msgspec
 from realtime.errors import CommandError, ErrorCode
 from realtime.messages import encode
 
-__all__ = ["STATUS", "error_body", "error_headers", "error_response", "json_response", "status_of"]
+__all__ = ["STATUS", "error_body", "error_headers", "error_response", "json_response", "retry_header", "status_of"]
 
 #: The HTTP status for each error code.
 STATUS = {
@@ -69,11 +69,16 @@ def error_body(error: CommandError, trace_id: str | None = None) -> bytes:
     )
 
 
+def retry_header(seconds: float) -> dict[str, str]:
+    """What tells when to come back; rounded up, so that who obeys is not refused."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
 def error_headers(error: CommandError) -> dict[str, str]:
     """The headers that go with an error."""
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers.update(retry_header(error.retry_after))
     if status_of(error) == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return headers

@@ -84,8 +84,8 @@ class Turnstile:
         front, admission = self._front, self._engine.admission
         # The address of a proxy is nobody's: the front door looks at those behind it, request by request.
         known = not front.proxies.trusts(address)
-        error = admission.shut_out(address) if known else None
-        error = error or self._objection() or admission.admit() or (admission.enter(address) if known else None)
+        error = (admission.shut_out(address) if known else None) or self._objection()
+        error = error or (self._enter(address) if known else admission.admit())
         if error is None:
             connections.start_soon(partial(front.serve_connection, accepted, address, counted=known))
             return
@@ -96,6 +96,20 @@ class Turnstile:
         self._lingering.append((trio.current_time() + _LINGER_SECONDS, accepted))
         if len(self._lingering) == 1:
             reaping.start_soon(self._reap)
+
+    def _enter(self, address: str) -> CommandError | None:
+        """Count a connection of an address; or why it is not let in. Its own limits go first: they cost nobody else."""
+        admission = self._engine.admission
+        if error := admission.enter(address):
+            return error
+        error = admission.greet(address)
+        if error is None:
+            error = admission.admit()
+            if error is None:
+                return None
+            admission.greeted(address)
+        admission.leave(address)
+        return error
 
     def _objection(self) -> CommandError | None:
         """Why nobody is let in now."""

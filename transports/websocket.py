@@ -52,6 +52,8 @@ __all__ = ["WebSocketFraming", "WebSocketWire", "refuse_handshake"]
 #: What trio-websocket closes with when the peer broke RFC 6455; it sends no close frame for them.
 _VIOLATIONS = {1002: closing.PROTOCOL_ERROR, 1007: closing.INVALID_TEXT}
 _CLOSE_FRAME_FIRST_BYTE = 0x88
+#: What a close without a code is called (RFC 6455, section 7.1.5).
+_NO_CODE = 1005
 #: How long a peer may take to answer our close frame.
 _CLOSE_ANSWER_SECONDS = 1.0
 #: Fragments of one message. They may be empty, and each is kept until the last has come.
@@ -305,7 +307,7 @@ class WebSocketWire:
             elif header.opcode == CLOSE:
                 # Answered with the same code, and then the server is the first to close TCP (section 7.1.1).
                 await self._answer(close_frame_of(payload))
-                return closing.GONE
+                return closing.left(int.from_bytes(payload[:2]) or _NO_CODE)
         del buffer[:at]
         return None
 
@@ -379,8 +381,10 @@ class WebSocketWire:
         assert self._websocket is not None
         assert self._feed is not None
         closed = self._websocket.closed
-        if closed is None or self._feed.said_close:
+        if closed is None:
             return closing.GONE
+        if self._feed.said_close:
+            return closing.left(closed.code or _NO_CODE)
         return _VIOLATIONS.get(closed.code, closing.GONE)
 
     # -- closing ---------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ SETTINGS = {
     "max_server_topics": "",
     "max_history_bytes": "",
     "max_connections": "Connections of all sorts at once; the next one is refused with 503.",
+    "max_topics_per_user": "Topics that one user has asked for; one more is refused with ``LIMIT_EXCEEDED``. Polls "
+    "count while they wait; peers without a login do not.",
     "max_connections_per_user": "Connections of one user at once; one more is refused with ``LIMIT_EXCEEDED``.",
     "max_connections_per_address": "Connections of one address at once; one more is refused with 429.",
     "max_handshakes": "+ One more is refused with 503.",

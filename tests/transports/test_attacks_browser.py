@@ -72,6 +72,13 @@ FOREIGN = {
     "user_info": "https://app.example@evil.com",
     "fragment": "https://evil.com#https://app.example",
     "query": "https://evil.com?https://app.example",
+    "own_host_with_user_info": "http://evil@localhost",
+    "own_host_with_user_info_and_password": "http://evil.example:80@localhost",
+    "own_host_with_empty_user_info": "http://@localhost",
+    "own_host_with_a_path": "http://localhost/path",
+    "own_host_with_a_trailing_slash": "http://localhost/",
+    "own_host_with_a_query": "http://localhost?https://evil.example",
+    "own_host_with_a_fragment": "http://localhost#https://evil.example",
     "two_origins": "https://app.example https://evil.com",
     "list": "https://app.example, https://evil.com",
     "no_scheme": "app.example",
@@ -248,6 +255,42 @@ async def test_preflight_of_a_foreign_page(origin: str) -> None:
         assert server.statistics().refused == {"origin": 6}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "reason"),
+    [
+        ("GET", "/ws", "origin"),
+        ("GET", "/sse", "sse"),
+        ("GET", "/poll", "request"),
+        ("POST", "/sse/c_x", "sse_command"),
+        ("OPTIONS", "/poll", "origin"),
+        ("GET", "/api/v1/stats", "origin"),
+        ("OPTIONS", "/api/v1/stats", "origin"),
+        ("POST", "/api/v1/publish", "origin"),
+    ],
+)
+async def test_foreign_page_that_would_have_its_visitor_shut_out(
+    method: str, path: str, reason: str, log_entries: Entries
+) -> None:
+    """However often it tries: whoever is at that address knows nothing of it, and is served."""
+    headers = {"Origin": "https://evil.example", "Cookie": f"session={token()}"}
+    async with attacked(**COOKIES, origins=[APP], refusal_rate=0.01, refusal_burst=3.0) as server:
+        port = server.address[1]
+        for _ in range(150):
+            if path == "/ws":
+                response = await ask_upgrade(port, headers=lines(headers))
+            else:
+                response = await ask(port, f"{path}?topic=room:a&timeout=0", headers, method=method)
+            assert (response.status, response.json()["code"]) == (403, "PERMISSION_DENIED")
+        counted = server.statistics()
+        assert counted.refused == {reason: 150}
+        assert counted.audit["refused"] == 150
+        written = [line for line in told(log_entries, "refused") if line["event"] == "audit"]
+        assert written
+        assert all("https://evil.example" in line["reason"] for line in written)
+        for served in REASONS:
+            assert await user_of(port, served, {"Origin": APP, "Cookie": f"session={token()}"}) == "7"
+
+
 # -- forged headers of proxies -----------------------------------------------------------------------------------
 
 LIES = {
@@ -312,6 +355,26 @@ async def test_proxy_that_is_trusted_is_believed_scheme_and_host() -> None:
             assert await user_of(port, path, page) == "7"
         for origin in ("http://app.example", "https://evil.example", "https://localhost"):
             assert (await ask_as_page(port, "/ws", {**page, "Origin": origin})).status == 403
+
+
+@pytest.mark.parametrize(
+    ("family", "seen"),
+    [
+        ("x-forwarded", {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": APP[8:]}),
+        ("forwarded", {"Forwarded": f"for=203.0.113.9;proto=https;host={APP[8:]}"}),
+    ],
+)
+async def test_proxy_that_is_trusted_is_believed_for_the_http_api_too(family: str, seen: dict[str, str]) -> None:
+    """A page of the outer host may call it as it may poll; the inner host's name is a foreign one there."""
+    async with attacked(trusted_proxies=["127.0.0.1"], forwarded_header=family) as server:
+        port = server.address[1]
+        for path, login in (("/poll?topic=room:a&timeout=0", bearer(token())), ("/api/v1/stats", {"X-Api-Key": "key"})):
+            for method in ("GET", "OPTIONS"):
+                response = await ask(port, path, {**seen, **login, "Origin": APP}, method=method)
+                assert (response.status, response.header("access-control-allow-origin")) == (200, APP)
+                for origin in ("http://localhost", "https://localhost", "http://app.example"):
+                    response = await ask(port, path, {**seen, **login, "Origin": origin}, method=method)
+                    assert (response.status, response.json()["code"]) == (403, "PERMISSION_DENIED")
 
 
 async def test_forged_address_for_every_guess() -> None:

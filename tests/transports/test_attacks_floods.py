@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -75,6 +76,20 @@ async def answer_to(port: int, request: bytes) -> Response:
         except trio.BrokenResourceError:
             pass  # it is answered all the same
         return await raw.read_response()
+
+
+@asynccontextmanager
+async def connect_from(address: str, port: int) -> AsyncIterator[Peer]:
+    """A connection of somebody who is at another address."""
+    with trio.socket.socket() as raw:
+        await raw.bind((address, 0))
+        await raw.connect(("127.0.0.1", port))
+        tcp = trio.SocketStream(raw)
+        yield Peer(tcp, tcp)
+
+
+ELSEWHERE = "127.0.0.2"
+two_addresses = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 needs to be set up")
 
 
 # -- slowness ----------------------------------------------------------------------------------------------------
@@ -181,21 +196,91 @@ async def close_code(peer: WebSocketPeer) -> int:
 # -- connections -------------------------------------------------------------------------------------------------
 
 
+@two_addresses
 async def test_flood_of_silent_connections() -> None:
-    """So many may keep what they want to themselves; the next one is told to come back, and when one goes it may."""
-    async with attacked(max_handshakes=20) as server:
+    """An address may have so many; the next one is told to come back, and when one goes it may. Others may come."""
+    # Twenty of one address; those who are too many do not count as its connections.
+    async with attacked(max_handshakes=160, max_connections_per_address=25) as server:
         port = server.address[1]
         async with AsyncExitStack() as crowd:
             for _ in range(20):
                 last = await crowd.enter_async_context(connect(port))
-            await trio.testing.wait_all_tasks_blocked(0.005)
             # Not one byte is read of those who are too many.
-            async with connect(port) as raw:
-                await check_refusal(await raw.read_response(), 503, "UNAVAILABLE")
-            await check_refusal(await answer_to(port, upgrade_bytes()), 503, "UNAVAILABLE")
-            assert server.statistics().refused == {"too_many_handshakes": 2}
+            for request in (b"", upgrade_bytes()) * 5:
+                await check_refusal(await answer_to(port, request), 503, "UNAVAILABLE")
+            async with connect_from(ELSEWHERE, port) as neighbour:
+                assert (await neighbour.request("GET", "/healthz")).status == 200
+            assert server.statistics().refused == {"too_many_handshakes": 10}
             await last.aclose()
             await until_served(port)
+
+
+@two_addresses
+async def test_flood_of_silent_connections_from_many_addresses() -> None:
+    """However few each of them has, all together are no more than there may be."""
+    async with attacked(max_handshakes=2) as server:  # one of each address
+        port = server.address[1]
+        async with connect(port) as one, connect_from(ELSEWHERE, port), connect_from("127.0.0.3", port) as third:
+            await check_refusal(await third.read_response(), 503, "UNAVAILABLE")
+            assert server.statistics().refused == {"too_many_handshakes": 1}
+            assert (await one.request("GET", "/healthz")).status == 200
+            async with connect_from("127.0.0.3", port) as third:
+                assert (await third.request("GET", "/healthz")).status == 200
+
+
+async def test_silent_connections_whose_time_is_up() -> None:
+    """They are counted, and when they are gone their address has room for as many as before."""
+    async with attacked(max_handshakes=24, request_timeout_seconds=0.5) as server:  # three of one address
+        port = server.address[1]
+        async with AsyncExitStack() as crowd:
+            for silent in [await crowd.enter_async_context(connect(port)) for _ in range(3)]:
+                assert await silent.read_to_end() == b""
+            assert server.statistics().refused == {"silent": 3}
+        with trio.fail_after(5):
+            while await served_at_once(port, 3) < 3:
+                pass
+        assert await served_at_once(port, 4) == 3
+        assert server.statistics().refused["silent"] == 3
+
+
+async def served_at_once(port: int, count: int) -> int:
+    """How many are served of so many that are there before any of them says a word."""
+    async with AsyncExitStack() as crowd:
+        peers = [await crowd.enter_async_context(connect(port)) for _ in range(count)]
+        served = 0
+        for peer in peers:
+            with suppress(trio.BrokenResourceError):  # it is answered all the same
+                await peer.send(request_bytes("GET", "/healthz"))
+            served += (await peer.read_response()).status == 200
+        return served
+
+
+@two_addresses
+@pytest.mark.parametrize(
+    ("limit", "status", "code", "reason"),
+    [
+        ({"max_connections_per_address": 3}, 429, "LIMIT_EXCEEDED", "too_many_of_address"),
+        ({"max_handshakes": 16}, 503, "UNAVAILABLE", "too_many_handshakes"),
+    ],
+    ids=["connections", "silence"],
+)
+async def test_flood_over_an_addresss_own_limit_uses_up_nothing_of_others(
+    limit: dict[str, int], status: int, code: str, reason: str
+) -> None:
+    """The rate at which all are let in is for those who may be."""
+    # Three are the bystander's and those that are silent, so three are left.
+    async with attacked(admission_rate=0.001, admission_burst=6, **limit) as server:
+        port = server.address[1]
+        async with connect(port), connect(port):
+            for _ in range(20):
+                await check_refusal(await answer_to(port, b""), status, code)
+            assert server.statistics().refused == {reason: 20}
+            for _ in range(3):
+                async with connect_from(ELSEWHERE, port) as neighbour:
+                    assert (await neighbour.request("GET", "/healthz")).status == 200
+            async with connect_from(ELSEWHERE, port) as neighbour:
+                await check_refusal(await neighbour.read_response(), 503, "UNAVAILABLE")
+            assert server.statistics().refused == {reason: 20, "admission_rate": 1}
 
 
 async def test_flood_of_connections_from_one_address() -> None:
@@ -273,7 +358,9 @@ async def test_flood_of_connections_of_one_user() -> None:
 
 async def test_flood_of_connects() -> None:
     """Over the rate of admission nobody is let in, and who waits for as long as he is told to is."""
-    async with attacked(admission_rate=20, admission_burst=10) as server:
+    # Who is not let in counts neither as silent nor as a connection: ten of each there may be.
+    limits = {"max_handshakes": 80, "max_connections_per_address": 10}
+    async with attacked(admission_rate=20, admission_burst=10, **limits) as server:
         port = server.address[1]
         answers = [await answer_to(port, request_bytes("GET", "/healthz")) for _ in range(40)]
         refused = [answer for answer in answers if answer.status != 200]
@@ -319,6 +406,36 @@ async def test_flood_of_guesses_on_one_connection(target: str) -> None:
         except (EOFError, trio.BrokenResourceError):
             pass
         assert statuses.count(401) + statuses.count(404) <= 6
+
+
+async def ask_denied(port: int, path: str, headers: dict[str, str]) -> int | str:
+    """What somebody is answered who asks for the topic of another: a status, or on a WebSocket a code."""
+    target = f"{path}?topic=user:8&timeout=0"
+    if path != "/ws":
+        return (await answer_to(port, request_bytes("GET", target, headers=headers))).status
+    async with upgraded(port, target, headers=[f"{name}: {value}" for name, value in headers.items()]) as peer:
+        pushes, _ = await peer.receive_to_close()
+        return str(pushes[0]["code"])
+
+
+@pytest.mark.parametrize(("path", "answer"), [("/poll", 403), ("/sse", 403), ("/ws", "PERMISSION_DENIED")])
+async def test_flood_of_denied_requests_of_one_user(path: str, answer: int | str) -> None:
+    """Who has logged in answers for himself: a neighbour behind the same address is served."""
+    async with attacked(refusal_rate=0.01, refusal_burst=3, authenticate=authenticate) as server:
+        port = server.address[1]
+        answers = [await ask_denied(port, path, {"Authorization": "Bearer 7"}) for _ in range(150)]
+        assert set(answers) == {answer}
+        assert server.statistics().audit["refused"] == 150
+        assert "shut_out" not in server.statistics().refused
+        assert (await answer_to(port, request_bytes("GET", "/poll?topic=room:a&timeout=0"))).status == 200
+
+
+async def test_flood_of_denied_requests_of_nobody_in_particular() -> None:
+    """Who has no name answers for his address."""
+    async with attacked(refusal_rate=0.01, refusal_burst=3) as server:
+        statuses = [await ask_denied(server.address[1], "/poll", {}) for _ in range(5)]
+        assert statuses == [403, 403, 403, 429, 429]
+        assert server.statistics().refused == {"request": 3, "shut_out": 2}
 
 
 async def test_flood_of_the_log(log_entries: list[dict[str, Any]]) -> None:
@@ -411,7 +528,7 @@ def pings(count: int) -> bytes:
 
 async def test_flood_of_posted_commands() -> None:
     """Beside an event stream a command is a command; over the rate it is answered 429, and at last the stream ends."""
-    async with attacked(command_rate=10, command_burst=10) as server:
+    async with attacked(command_rate=2, command_burst=10) as server:
         port = server.address[1]
         async with open_events(port, "topic=room:a") as stream:
             answers = [await post_command(port, stream, "ping") for _ in range(12)]
@@ -420,6 +537,7 @@ async def test_flood_of_posted_commands() -> None:
             for answer in refused:
                 assert answer.status == 429
                 assert answer.json()["code"] == "RATE_LIMIT_EXCEEDED"
+                assert int(answer.header("retry-after") or 0) >= answer.json()["retry_after"] > 0
             await trio.sleep(refused[-1].json()["retry_after"])
             assert (await post_command(port, stream, "ping")).status == 200
             async with trio.open_nursery() as nursery:
@@ -470,14 +588,87 @@ async def test_flood_of_polls() -> None:
         assert (await answer_to(port, poll.replace(b"Bearer 7", b"Bearer 8"))).status == 200
 
 
+FORWARDED = {"X-Forwarded-For": "203.0.113.7"}
+NEIGHBOUR = {"X-Forwarded-For": "203.0.113.8"}
+
+
+@pytest.mark.parametrize("headers", [{}, FORWARDED], ids=["direct", "behind_a_proxy"])
+async def test_flood_of_polls_that_does_not_end(headers: dict[str, str], log_entries: list[dict[str, Any]]) -> None:
+    """Over the rate polls go to the log, and in the end the address, which may be behind a proxy, is shut out."""
+    options = {"command_rate": 0.01, "command_burst": 5, "refusal_rate": 0.01, "refusal_burst": 3}
+    async with attacked(trusted_proxies=["127.0.0.1"] if headers else [], **options) as server:
+        port = server.address[1]
+        poll = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers=headers)
+        statuses = []
+        with pytest.raises(EOFError):
+            async with connect(port) as raw:
+                for _ in range(20):
+                    await raw.send(poll)
+                    statuses.append((await raw.read_response()).status)
+        assert statuses == [200] * 5 + [429] * 3
+        address = headers.get("X-Forwarded-For", "127.0.0.1")
+        told = audited(log_entries, "rate_limited")
+        assert [(line["address"], line["code"]) for line in told] == [(address, "RATE_LIMIT_EXCEEDED")] * 3
+        assert server.statistics().audit["rate_limited"] == 3
+        await check_refusal(await answer_to(port, poll), 429, "RATE_LIMIT_EXCEEDED")
+        assert server.statistics().refused == {"poll_rate": 3, "shut_out": 1}
+        if headers:
+            neighbours = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers=NEIGHBOUR)
+            assert (await answer_to(port, neighbours)).status == 200
+
+
+async def test_flood_of_polls_that_wait_behind_a_proxy() -> None:
+    """They count with the streams of the address that the proxy names, until they are answered."""
+    async with attacked(trusted_proxies=["127.0.0.1"], max_connections_per_address=2) as server:
+        port = server.address[1]
+        waiting = request_bytes("GET", "/poll?topic=room:a&timeout=8", headers=FORWARDED)
+        at_once = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers=FORWARDED)
+        async with open_events(port, "topic=room:b", headers=FORWARDED), connect(port) as raw:
+            await raw.send(waiting)
+            await eventually(lambda: len(server.polls) == 1)
+            await check_refusal(await answer_to(port, at_once), 429, "LIMIT_EXCEEDED")
+            assert (await answer_to(port, at_once.replace(b"113.7", b"113.8"))).status == 200
+            await server.publish("room:a", "come back")
+            assert (await raw.read_response()).status == 200
+            assert (await answer_to(port, at_once)).status == 200
+            await raw.send(waiting)
+            await eventually(lambda: len(server.polls) == 1)
+            await check_refusal(await answer_to(port, at_once), 429, "LIMIT_EXCEEDED")
+            await raw.aclose()
+            await eventually(lambda: len(server.polls) == 0)
+            assert (await answer_to(port, at_once)).status == 200
+            assert server.statistics().refused == {"too_many_of_address": 2}
+
+
+async def test_flood_of_polls_that_wait_of_one_user() -> None:
+    """A user has as many of them as connections, from wherever they come; another is served."""
+    async with attacked(max_connections_per_user=2, authenticate=authenticate) as server:
+        port = server.address[1]
+        at_once = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers={"Authorization": "Bearer 7"})
+        async with connect(port) as one, connect(port) as two:
+            for raw in (one, two):
+                await raw.send(at_once.replace(b"timeout=0", b"timeout=8"))
+            await eventually(lambda: len(server.polls) == 2)
+            await check_refusal(await answer_to(port, at_once), 429, "LIMIT_EXCEEDED")
+            assert (await answer_to(port, at_once.replace(b"Bearer 7", b"Bearer 8"))).status == 200
+            await one.aclose()
+            await eventually(lambda: len(server.polls) == 1)
+            assert (await answer_to(port, at_once)).status == 200
+            assert server.statistics().refused == {"too_many_of_user": 1}
+
+
 async def test_flooder_is_told_no_shorter_time_by_the_head_than_by_the_body() -> None:
     """``Retry-After`` has whole seconds: rounded up, or who honours it is refused again."""
-    async with attacked(command_rate=0.75, command_burst=1) as server:
+    async with attacked(command_rate=0.15, command_burst=1) as server:
         poll = request_bytes("GET", "/poll?topic=room:a&timeout=0")
         await answer_to(server.address[1], poll)
-        answer = await answer_to(server.address[1], poll)
-        assert answer.status == 429
-        assert int(answer.header("retry-after") or 0) == math.ceil(answer.json()["retry_after"])
+        answers = [await answer_to(server.address[1], poll)]
+        async with open_events(server.address[1], "topic=room:a") as stream:
+            await post_command(server.address[1], stream, "ping")
+            answers.append(await post_command(server.address[1], stream, "ping"))
+        for answer in answers:
+            assert answer.status == 429
+            assert int(answer.header("retry-after") or 0) == math.ceil(answer.json()["retry_after"]) > 1
 
 
 # -- frames ------------------------------------------------------------------------------------------------------

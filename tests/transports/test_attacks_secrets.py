@@ -21,6 +21,7 @@ from tests.forgery import (
     ask_upgrade,
     attacked,
     bearer,
+    check_secret,
     claims,
     reason_of,
     refused,
@@ -273,8 +274,14 @@ async def test_guessing_the_secret_of_somebodys_stream(log_entries: Entries) -> 
             for name in (real, "c_none", real[:-1], f"{real}%00", real.upper(), server.connections.of_user("7")[0].id):
                 for secret in ("", "x" * 24, stream.welcome["secret"][:-1], f"{stream.welcome['secret']} x"):
                     body = {"type": "subscribe", "id": 1, "topic": "room:b"}
-                    with refused(server, log_entries, "sse_command", "CONNECTION_NOT_FOUND", stream.welcome["secret"]):
-                        answers.append(await post_json(port, f"/sse/{name}", body, {"X-Connection-Secret": secret}))
+                    answers.append(await post_json(port, f"/sse/{name}", body, {"X-Connection-Secret": secret}))
+            counted = server.statistics()
+            assert counted.refused == {"sse_command": len(answers)}
+            assert counted.audit["refused"] == len(answers)
+            # One address has no more than its share of the lines.
+            lines = [line for line in told(log_entries, "refused") if line["event"] == "audit"]
+            assert {(line["code"], line["address"]) for line in lines} == {("CONNECTION_NOT_FOUND", "127.0.0.1")}
+            check_secret(log_entries, stream.welcome["secret"])
             assert {(answer.status, answer.body) for answer in answers} == {(404, answers[0].body)}
             assert len(server.connections.find(real).session.subscriptions) == 3
 

@@ -23,14 +23,16 @@ from realtime.progress_state import TaskCompleted
 from realtime.routes import Route
 from tests.peers import Peer, connect, eventually, open_websocket, request_bytes, upgrade_bytes, upgraded
 from transports.blueprint import make_blueprint
+from transports.http.app import make_api
 
 
 @asynccontextmanager
 async def serving(settings: Settings, **options) -> AsyncIterator[tuple[int, Engine]]:
-    """An application of somebody's own with our blueprint, under hypercorn's own server."""
+    """An application of somebody's own with our blueprints, under hypercorn's own server."""
     engine = Engine(settings, **options)
     app = QuartTrio("theirs")
     app.register_blueprint(make_blueprint(engine))
+    app.register_blueprint(make_api(engine))
 
     @app.get("/")
     async def page() -> str:
@@ -403,6 +405,48 @@ async def test_address_that_goes_on_guessing_is_not_listened_to() -> None:
             right = await client.get("/poll?topic=room:a", headers={"Authorization": "Bearer right"})
             assert (statuses, right.status_code) == ([401, 401, 401, 429, 429], 429)
             assert engine.refused == {"request": 3, "shut_out": 3}
+
+
+async def test_address_that_goes_on_guessing_keys_is_not_listened_to() -> None:
+    """Nor does the right key help it then; who is at another address behind a proxy is served, and so is health."""
+    settings = Settings(refusal_rate=0.01, refusal_burst=3, api_keys=("key",), trusted_proxies=("127.0.0.1",))
+    async with serving(settings) as (port, engine), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+
+        async def ask(key: str, address: str = "203.0.113.7", path: str = "/api/v1/stats") -> int:
+            headers = {"X-Api-Key": key, "X-Forwarded-For": address}
+            return (await client.get(path, headers=headers)).status_code
+
+        assert [await ask(f"guess {number}") for number in range(5)] == [401, 401, 401, 429, 429]
+        response = await client.get("/api/v1/stats", headers={"X-Api-Key": "key", "X-Forwarded-For": "203.0.113.7"})
+        assert (response.status_code, response.json()["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert await ask("key", address="203.0.113.8") == 200
+        assert await ask("", path="/healthz") == 200
+        assert engine.refused == {"api": 3, "shut_out": 3}
+
+
+async def test_foreign_page_does_not_have_its_visitor_shut_out() -> None:
+    """On no path, however often it tries."""
+    settings = Settings(dev=True, refusal_rate=0.01, refusal_burst=3, api_keys=("key",))
+    async with serving(settings) as (port, engine), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for path in ("/poll?topic=room:a", "/sse?topic=room:a", "/api/v1/stats"):
+            for origin in ("https://evil.example", f"http://evil@127.0.0.1:{port}", f"http://127.0.0.1:{port}/path"):
+                refused = [(await client.get(path, headers={"Origin": origin})).status_code for _ in range(5)]
+                assert refused == [403] * 5
+        own = {"Origin": f"http://127.0.0.1:{port}", "X-Api-Key": "key"}
+        assert (await client.get("/poll?topic=room:a&timeout=0", headers=own)).status_code == 200
+        assert (await client.get("/api/v1/stats", headers=own)).status_code == 200
+        assert engine.refused == {"request": 15, "sse": 15, "origin": 15}
+
+
+async def test_polls_over_the_rate_are_told_when_to_come_back() -> None:
+    """And who does not mind is not listened to."""
+    settings = Settings(dev=True, command_rate=0.1, command_burst=3, refusal_rate=0.01, refusal_burst=2)
+    async with serving(settings) as (port, engine), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        answers = [await client.get("/poll?topic=room:a&timeout=0") for _ in range(7)]
+        assert [answer.status_code for answer in answers] == [200] * 3 + [429] * 4
+        assert all(int(answer.headers["Retry-After"]) >= answer.json()["retry_after"] > 1 for answer in answers[3:])
+        assert engine.refused == {"poll_rate": 2, "shut_out": 2}
 
 
 async def test_forwarded_address_is_believed_of_a_trusted_proxy_only() -> None:

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from joserfc import jwk
+from joserfc.jwt import encode
 
+from realtime.config import Settings
 from realtime.errors import CommandError, ConfigurationError, ErrorCode
 from realtime.keyring import KeysUnavailable, RemoteKeys
 from transports.jwks import fetcher
+from transports.logins import make_authenticate
 
 DOCUMENT = json.dumps(
     {"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}
@@ -153,14 +157,47 @@ async def test_compressed_document_is_not_blown_up(nursery):
     "response", [b"", b"junk\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut", answer(b"<html>")]
 )
 async def test_answer_that_is_no_set_of_keys_leaves_the_verifier_without(response, nursery, log_entries):
-    """It is told once, without the address."""
+    """It is told once, without what is secret in the address."""
     port, _ = await serve(nursery, response)
     keys = RemoteKeys(fetcher(f"http://127.0.0.1:{port}/?token=secret"))
-    with pytest.raises(CommandError) as caught:
-        await keys.find("a", "EdDSA")
-    assert caught.value.code is ErrorCode.UNAVAILABLE
+    for _ in range(2):
+        with pytest.raises(CommandError) as caught:
+            await keys.find("a", "EdDSA")
+        assert caught.value.code is ErrorCode.UNAVAILABLE
     assert [entry["event"] for entry in log_entries] == ["signing keys cannot be fetched"]
     assert "secret" not in str(log_entries)
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (answer(b"", "503 Later"), "they were answered with status 503"),
+        (b"", "they were not received (RemoteProtocolError)"),
+        (answer(b"<html>"), "it is not a JSON Web Key Set of 100 keys or fewer (DecodeError)"),
+        (answer(b'{"keys":[]}'), "no key in it is of use for signatures"),
+    ],
+)
+async def test_log_says_where_keys_were_not_to_be_had_and_why(response, reason, nursery, log_entries):
+    """The operator need not try it by hand. Neither the token nor a password is in it."""
+    port, _ = await serve(nursery, response)
+    settings = Settings(
+        jwt_algorithms=("RS256",),
+        jwt_jwks_url=f"http://user:password@127.0.0.1:{port}/keys?token=secret#more",
+        jwks_retry_seconds=20.0,
+    )
+    token = encode({"alg": "RS256", "kid": "a"}, {"sub": "7"}, jwk.RSAKey.generate_key(2048))
+    with pytest.raises(CommandError) as caught:
+        await make_authenticate(settings)(token)
+    assert (caught.value.code, caught.value.retry_after) == (ErrorCode.UNAVAILABLE, pytest.approx(20, abs=5))
+    assert log_entries == [
+        {
+            "event": "signing keys cannot be fetched",
+            "url": f"http://127.0.0.1:{port}/keys",
+            "reason": reason,
+            "retry_in": 20.0,
+            "log_level": "warning",
+        }
+    ]
 
 
 async def test_refused_connection_is_no_document():
@@ -179,10 +216,28 @@ async def test_refused_connection_is_no_document():
     ],
 )
 def test_address_that_others_could_answer_for_is_refused(url):
-    """When it is configured, not when it is needed; it may hold a secret, and so is not repeated."""
+    """When it is configured, not when it is needed."""
+    with pytest.raises(
+        ConfigurationError, match=r"jwt_jwks_url.*: must be https://, or http:// on this computer itself"
+    ):
+        fetcher(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://id.example/keys", " = 'http://id.example/keys'"),
+        ("http://user:password@id.example:8080/keys?token=secret#more", " = 'http://id.example:8080/keys'"),
+        ("http://127.0.0.1@id.example/", " = 'http://id.example/'"),
+        ("password", ""),
+        ("//user:password@", ""),
+    ],
+)
+def test_refused_address_is_repeated_without_what_may_be_secret(url, shown):
+    """Where nothing can be told apart in it, it is not repeated at all."""
     with pytest.raises(ConfigurationError) as caught:
         fetcher(url)
-    assert len(url) < 9 or url not in str(caught.value)
+    assert str(caught.value) == f"jwt_jwks_url{shown}: must be https://, or http:// on this computer itself"
 
 
 @pytest.mark.parametrize("url", ["https://id.example/", "http://localhost:8000/", "http://127.0.0.2/", "http://[::1]/"])

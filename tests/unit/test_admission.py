@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from realtime import CommandError, Settings
-from realtime.admission import OFFENCES, Admission, whose
+from realtime.admission import CROWDED_RETRY_SECONDS, OFFENCES, STRANGERS_SHARE, Admission, Crowded, whose
 
 #: Two addresses of one customer, and one of another.
 HOME, PHONE, OTHER = "2001:db8:1:2::7", "2001:db8:1:2:ffff::1", "2001:db8:1:3::7"
@@ -118,6 +118,7 @@ def test_bound_that_is_switched_off_bounds_nothing():
         command_rate=None,
         max_connections_per_address=None,
         max_connections_per_user=None,
+        max_topics_per_user=None,
     )
     admission = desk.admission
     for _ in range(2000):
@@ -127,7 +128,8 @@ def test_bound_that_is_switched_off_bounds_nothing():
         assert admission.shut_out(HOME) is None
         admission.check_user(1_000_000)
         admission.check_publish("user:7")
-        admission.check_poll("user:7")
+        admission.check_poll("user:7", 1000)
+        admission.enter_topic("7")
     assert not desk.refused
 
 
@@ -136,3 +138,81 @@ def test_account_is_the_users_or_else_the_networks():
     assert whose("7", HOME) == whose("7", OTHER) == "user:7"
     assert whose(None, HOME) == whose(None, PHONE) != whose(None, OTHER)
     assert whose(whose(None, HOME), HOME) != whose(None, HOME)
+
+
+def test_strangers_of_one_address_have_a_part_of_the_door():
+    """Another address is greeted; each that has said what it wants makes room."""
+    desk = Desk(max_handshakes=32)
+    admission = desk.admission
+    for _ in range(32 // STRANGERS_SHARE):
+        assert admission.greet(HOME) is None
+    error = admission.greet(PHONE)
+    assert (error.code, error.retry_after) == ("UNAVAILABLE", CROWDED_RETRY_SECONDS)
+    assert isinstance(error, Crowded)
+    assert admission.greet(OTHER) is None
+    admission.greeted(HOME)
+    assert admission.greet(PHONE) is None
+    assert desk.refused == {"too_many_handshakes": 1}
+
+
+def test_one_stranger_is_greeted_however_narrow_the_door_is():
+    desk = Desk(max_handshakes=1)
+    assert desk.admission.greet(HOME) is None
+    assert desk.admission.greet(OTHER) is None
+    assert desk.admission.greet(HOME) is not None
+
+
+def test_topics_of_a_user_are_bounded():
+    """Those of other users and of nobody are not counted with them."""
+    desk = Desk(max_topics_per_user=2)
+    admission = desk.admission
+    for user in ("7", "7", "8", None, None, None):
+        admission.enter_topic(user)
+    with pytest.raises(Crowded, match="LIMIT_EXCEEDED"):
+        admission.enter_topic("7")
+    admission.leave_topic(None)
+    admission.leave_topic("7")
+    admission.enter_topic("7")
+    assert desk.refused == {"too_many_topics_of_user": 1}
+
+
+def test_polls_of_a_user_are_bounded():
+    """However they end, they make room; those of nobody are counted with the connections of their address."""
+    desk = Desk(max_connections_per_user=1)
+    admission = desk.admission
+    with admission.polling(None), admission.polling(None), admission.polling("8"):
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError), admission.polling("7"):
+                with pytest.raises(Crowded, match="LIMIT_EXCEEDED"), admission.polling("7"):
+                    pass
+                raise ZeroDivisionError
+    assert desk.refused == {"too_many_of_user": 2}
+
+
+def test_poll_costs_as_many_as_it_has_topics_and_never_more_than_there_can_be():
+    desk = Desk(command_rate=1, command_burst=10)
+    admission = desk.admission
+    admission.check_poll("user:7", 8)
+    with pytest.raises(CommandError, match="RATE_LIMIT_EXCEEDED") as caught:
+        admission.check_poll("user:7", 3)
+    assert caught.value.retry_after == 1
+    admission.check_poll("user:7", 2)
+    with pytest.raises(CommandError, match="RATE_LIMIT_EXCEEDED") as caught:
+        admission.check_poll("user:7", 200)
+    assert caught.value.retry_after == 10
+    desk.time += 10
+    admission.check_poll("user:7", 200)
+
+
+def test_connection_over_the_limit_of_its_address_is_counted_by_nobody_else():
+    """It is not let in, and leaves no trace in the counts."""
+    desk = Desk(max_connections_per_address=1)
+    with desk.admission.counted(HOME):
+        for _ in range(3):
+            with pytest.raises(Crowded, match="LIMIT_EXCEEDED"), desk.admission.counted(PHONE):
+                pass
+        with desk.admission.counted(OTHER):
+            pass
+    with desk.admission.counted(PHONE):
+        pass
+    assert desk.refused == {"too_many_of_address": 3}

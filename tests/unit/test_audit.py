@@ -155,14 +155,46 @@ def told(lines: list[dict]) -> Counter[str]:
 
 
 def test_flood_writes_few_lines_and_loses_no_count(clock, lines):
+    """However many addresses it comes from."""
     audit = Audit(enabled=True, rate=50, burst=200, now=clock)
-    for _ in range(100_000):
-        audit.record(AuditEvent.REFUSED, address="192.0.2.7")
+    for number in range(100_000):
+        audit.record(AuditEvent.REFUSED, address=f"192.0.2.{number % 100}")
         clock.time += 0.0001
     assert 600 < len(lines) <= 200 + 50 * 10
     audit.flush()
     assert told(lines) == {"refused": 100_000}
     assert audit.counts[AuditEvent.REFUSED] == 100_000
+
+
+@pytest.mark.parametrize(
+    ("flood", "other"),
+    [
+        ({"user": "eve", "address": "192.0.2.7"}, {"user": "ann", "address": "192.0.2.7"}),
+        ({"address": "192.0.2.7"}, {"user": "ann", "address": "192.0.2.7"}),
+        ({"address": "192.0.2.7"}, {"address": "192.0.2.8"}),
+        ({"address": "192.0.2.7"}, {}),
+    ],
+)
+def test_flood_of_one_hides_nothing_that_others_do(flood, other, clock, lines):
+    """Of each kind it has a tenth of the lines; what is left out is counted as ever."""
+    audit = Audit(enabled=True, rate=50, burst=200, now=clock)
+    for _ in range(10_000):
+        audit.record(AuditEvent.DENIED, **flood, topic="room:flood")
+        clock.time += 0.001
+    assert 20 + 40 <= sum(line["event"] == "audit" for line in lines) <= 20 + 50
+    lines.clear()
+    audit.record(AuditEvent.DENIED, **other, topic="room:a")
+    assert [line.get("topic") for line in lines if line["event"] == "audit"] == ["room:a"]
+    audit.flush()
+    assert audit.counts[AuditEvent.DENIED] == 10_001
+
+
+def test_addresses_of_one_network_share_their_lines(clock, lines):
+    """One customer has more addresses of IPv6 than there are lines."""
+    audit = Audit(enabled=True, rate=50, burst=200, now=clock)
+    for number in range(1000):
+        audit.record(AuditEvent.REFUSED, address=f"2001:db8::{number:x}")
+    assert len(lines) == 20
 
 
 def test_flood_of_one_kind_hides_no_other(clock, lines):

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from realtime import MemoryBroker, Since
-from realtime.broker import Draft
+from realtime.broker import FULL_SECONDS, Draft
 from realtime.errors import CommandError
 from realtime.ingress import Ingress
 from realtime.topics import Kinds
@@ -144,3 +144,29 @@ async def test_duplicate_of_a_message_that_made_room_for_others_is_published(nur
 
     assert [duplicate("tick:a", key) for key in "aabca"] == [False, True, False, False, False]
     assert [duplicate("flash:a", key) for key in "aabca"] == [False, True, False, False, True]
+
+
+async def test_full_table_is_not_looked_through_for_everyone_who_asks(nursery, autojump_clock):
+    """Where nothing could be dropped it is looked at again after a second, and then has room."""
+    broker = await running(nursery, max_topics=2)
+    for name in ("room:a", "room:b"):
+        await broker.subscribe(name)
+    with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+        await broker.subscribe("room:c")
+    broker.unsubscribe("room:a")
+    for _ in range(3):
+        with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+            await broker.subscribe("room:c")
+        await trio.sleep(FULL_SECONDS / 4)
+    await trio.sleep(FULL_SECONDS / 4)
+    await broker.subscribe("room:c")
+    assert await broker.topics("", 10) == ["room:b", "room:c"]
+
+
+async def test_full_table_that_had_room_is_looked_through_at_once(nursery, autojump_clock):
+    """Who comes and goes is never put off."""
+    broker = await running(nursery, max_topics=2)
+    await broker.subscribe("room:a")
+    for number in range(10):
+        await broker.subscribe(f"room:{number}")
+        broker.unsubscribe(f"room:{number}")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc import jwk
 
 from realtime.api_keys import new_key
 from realtime.auth import Identity, Right, Verb
-from realtime.config import Settings, load_settings, read_key_files, with_overrides
+from realtime.config import Settings, load_policy, load_settings, read_key_files, with_overrides
 from realtime.errors import ConfigurationError
 from realtime.topics import Access, Mode, Overflow
 
@@ -270,11 +276,31 @@ def test_plain_key_in_a_file_is_refused_and_not_shown(toml):
     ("options", "fault"),
     [
         ({"jwt_algorithms": ["none"]}, "'none' is not supported"),
-        ({"jwt_algorithms": ["HS256"]}, "HS256 and jwt_secret"),
-        ({"jwt_secret": "x" * 32}, "HS256 and jwt_secret"),
-        ({"jwt_algorithms": ["RS256"]}, "a public-key algorithm and its keys"),
-        ({"jwt_key_files": ["key.pem"]}, "a public-key algorithm and its keys"),
-        ({"jwt_algorithms": ["RS256"], "jwt_secret": "x" * 32, "jwt_key_files": ["key.pem"]}, "HS256 and jwt_secret"),
+        (
+            {"jwt_algorithms": ["HS256"]},
+            "^jwt_secret: is missing, and jwt_algorithms has HS256; set REALTIME_JWT_SECRET$",
+        ),
+        (
+            {"jwt_algorithms": ["HS256"], "jwt_secret": "x" * 5},
+            "^jwt_secret: has 5 bytes, must have 32 or more; make one with: openssl rand -hex 32$",
+        ),
+        ({"jwt_algorithms": ["RS256"]}, "^jwt_algorithms: RS256 needs jwt_jwks_url or jwt_key_files$"),
+        (
+            {"jwt_algorithms": ["HS256", "ES256"], "jwt_secret": "x" * 32},
+            "^jwt_algorithms: ES256 needs jwt_jwks_url or jwt_key_files$",
+        ),
+        (
+            {"jwt_algorithms": ["HS256"], "jwt_secret": "x" * 32, "jwt_key_files": ["key.pem"]},
+            "^jwt_key_files needs one of RS256, ES256, EdDSA in jwt_algorithms$",
+        ),
+        (
+            {"jwt_algorithms": ["HS256"], "jwt_secret": "x" * 32, "jwt_jwks_url": "https://a.example"},
+            "^jwt_jwks_url needs one of RS256, ES256, EdDSA in jwt_algorithms$",
+        ),
+        (
+            {"jwt_algorithms": ["RS256"], "jwt_secret": "x" * 32, "jwt_key_files": ["key.pem"]},
+            "^jwt_secret needs HS256 in jwt_algorithms$",
+        ),
         (
             {"jwt_algorithms": ["RS256"], "jwt_jwks_url": "https://a.example", "jwt_key_files": ["key.pem"]},
             "the keys come from there alone",
@@ -288,15 +314,146 @@ def test_keys_of_tokens_that_do_not_fit_their_algorithms_are_refused(options, fa
     assert "xxx" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "example"),
+    [
+        ("jwt_secret", "x" * 32, "HS256"),
+        ("jwt_key_files", ["key.pem"], "RS256"),
+        ("jwt_jwks_url", "https://id.example/keys", "RS256"),
+        ("jwt_issuer", "https://id.example/", "RS256"),
+        ("jwt_audience", "realtime", "RS256"),
+        ("jwt_roles_claim", "groups", "RS256"),
+        ("jwt_require_expiry", False, "RS256"),
+        ("jwks_refresh_seconds", 60, "RS256"),
+    ],
+)
+def test_setting_of_tokens_without_their_algorithms_is_refused(name, value, example):
+    """No token would be checked, although somebody thinks so. As it is anyway, it may be written down."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, **{name: value})
+    assert str(caught.value) == f'{name} needs jwt_algorithms, such as ["{example}"]'
+    assert load_settings(environ={}, **{name: getattr(Settings(), name)}) == Settings()
+
+
+@pytest.mark.parametrize(("jwks", "authorize"), [(5, 5), (6, 5), (3, 2)])
+def test_fetch_of_keys_that_may_take_as_long_as_a_login_is_refused(jwks, authorize):
+    """The login would time out first, and nobody learn why. Where nothing is fetched, it does not matter."""
+    times = {"jwks_timeout_seconds": jwks, "authorize_timeout_seconds": authorize}
+    tokens = {"jwt_algorithms": ["RS256"]}
+    url = "https://id.example/keys"
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, **tokens, jwt_jwks_url=url, **times)
+    assert str(caught.value) == f"jwks_timeout_seconds = {jwks:.1f}: must be less than authorize_timeout_seconds"
+    assert load_settings(environ={}, **tokens, jwt_key_files=["key.pem"], **times).jwks_timeout_seconds == jwks
+    longer = {**times, "authorize_timeout_seconds": jwks + 0.1}
+    assert load_settings(environ={}, **tokens, jwt_jwks_url=url, **longer).jwt_jwks_url == url
+
+
 def test_files_with_keys_are_read(tmp_path):
-    """One that cannot be is named."""
-    path = tmp_path / "key.pem"
-    path.write_bytes(b"a key")
-    options = {"jwt_algorithms": ["RS256"], "jwt_key_files": [str(path)]}
-    assert read_key_files(load_settings(environ={}, **options)) == [b"a key"]
-    path.unlink()
-    with pytest.raises(ConfigurationError, match=r"jwt_key_files: .*key\.pem: No such file"):
-        read_key_files(load_settings(environ={}, **options))
+    """PEM and sets; one that cannot be is named, and what is wrong with it."""
+    key = jwk.ECKey.generate_key("P-256")
+    path, fine = tmp_path / "key.pem", tmp_path / "keys.json"
+    contents = [json.dumps({"keys": [key.as_dict(private=False)]}).encode(), key.as_pem(private=False)]
+    fine.write_bytes(contents[0])
+    path.write_bytes(contents[1])
+    settings = load_settings(environ={}, jwt_algorithms=["ES256"], jwt_key_files=[str(fine), str(path)])
+    assert read_key_files(settings) == contents
+    for content, fault in [
+        (b"a key", "must hold a public key or certificate in PEM"),
+        (key.as_pem(private=True), "is a private key; make the public one with: openssl pkey -in FILE -pubout"),
+        (b"{}", "it is not a JSON Web Key Set"),
+        (None, "No such file or directory"),
+    ]:
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigurationError) as caught:
+            read_key_files(settings)
+        assert str(caught.value).startswith(f"jwt_key_files: {path}: {fault}")
+
+
+@pytest.mark.parametrize("name", ["sid", "__Host-session", "a.b", "!#$%&'*+-.^_`|~0aZ"])
+def test_name_that_a_cookie_can_have_is_accepted(name):
+    """Also without tokens of ours: what the cookie holds may be for a function of one's own."""
+    assert load_settings(environ={}, cookie_name=name).cookie_name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a b", "a=b", "a;b", "a,b", '"a"', "a\n", "a\t", "a/b", "a:b", "(a)", "s\xe9", "a\x7f"]
+)
+def test_name_that_no_cookie_can_have_is_refused(name):
+    """Such a cookie would never be found."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, cookie_name=name)
+    assert str(caught.value).startswith(f"cookie_name = {name!r} (arguments): must be of ASCII letters, digits and !#")
+
+
+ORIGINS = [
+    "*",
+    "https://app.example.com",
+    "https://app.example.com:8443",
+    "http://localhost:3000",
+    "http://127.0.0.1",
+    "http://[::1]:3000",
+    "https://xn--mnchen-3ya.example",
+    "chrome-extension://abcdefghijklmnop",
+]
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_origin_as_browsers_send_it_is_accepted(origin):
+    """Also from the environment, as a list."""
+    assert load_settings(environ={"REALTIME_ORIGINS": f"{origin}, https://b.example"}).origins[0] == origin
+
+
+@pytest.mark.parametrize(
+    ("origin", "meant"),
+    [
+        ("https://app.example.com/", "https://app.example.com"),
+        ("https://app.example.com/page?a=b#c", "https://app.example.com"),
+        ("https://App.Example.com", "https://app.example.com"),
+        ("HTTPS://app.example.com", "https://app.example.com"),
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("http://app.example.com:443/", "http://app.example.com:443"),
+        ("https://app.example.com:", "https://app.example.com"),
+        ("https://user:password@app.example.com", "https://app.example.com"),
+        ("wss://app.example.com/ws", "https://app.example.com"),
+        ("ws://localhost:3000", "http://localhost:3000"),
+        ("http://[0:0::1]:80", "http://[::1]"),
+    ],
+)
+def test_origin_in_another_form_is_refused_with_the_one_to_write(origin, meant):
+    """It is compared as it is: written otherwise, it would let nobody in."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, origins=[origin])
+    assert str(caught.value).endswith(f" (arguments): {origin!r}: write {meant}, as browsers send it")
+    assert load_settings(environ={}, origins=[meant]).origins == (meant,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("null", "app.example.com", "localhost:3000", "//app.example.com", "https://", "https:app.example.com"),
+        *("https://*.example.com", "https://m\xfcnchen.example", "https://a b.example", "https://a.example:70000"),
+        *("https://a.example:x", "https://[::1", "https://[::g]", "file:///page.html", "/", "**", "\ud800"),
+    ],
+)
+def test_text_that_is_no_origin_is_refused(origin):
+    """With an example of one."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ={}, origins=["https://b.example", origin])
+    assert f"{origin!r}: must be * or scheme://host[:port] in ASCII, such as https://app.ex" in str(caught.value)
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[a-zA-Z]{1,5}://[a-zA-Z0-9.:\[\]@/-]{0,12}", fullmatch=True))
+def test_origin_to_write_is_one_that_is_accepted(text):
+    """The message never leads to the next one."""
+    try:
+        load_settings(environ={}, origins=[text])
+    except ConfigurationError as error:
+        if found := re.search(r": write (\S+), as browsers send it$", str(error)):
+            assert load_settings(environ={}, origins=[found[1]]).origins == (found[1],)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +461,16 @@ def test_files_with_keys_are_read(tmp_path):
     [
         ('rules = "all"', "must be a list of tables"),
         ("rules = [1]", "must be a list of tables"),
+        (
+            '[rules]\ntopics = ["room:*"]\nallow = ["join"]',
+            r"rules = .*must be a list of tables: in TOML the name of each stands in \[\[ \]\], not in \[ \]",
+        ),
+        (
+            '[[rules]]\nname = "ops only"\ntopics = ["room:*"]\nallow = ["join"]\nusers = []',
+            r'^rules\[1\] "ops only": users: is empty; leave it out for everybody, or remove the rule$',
+        ),
+        ('[[rules]]\ntopics = ["order:*"]\nallow = ["join"]', r"'order:\*': .* add a table \[kinds\.order\]$"),
+        ('[[rules]]\ntopics = ["user:*"]\nallow = ["join"]', "'user:.*': only its owner joins; no rule opens it"),
         ('[[rules]]\ntopics = ["room:*"]', "rules.1.: allow, deny"),
         ('[[rules]]\ntopics = ["nosuch:*"]\nallow = ["join"]', "no such kind"),
     ],
@@ -325,6 +492,38 @@ def test_rules_of_a_file_decide(toml):
             for topic in ("project:a", "agent:a", "global", "room:a")
         }
         assert allowed == {"project:a": True, "agent:a": True, "global": False, "room:a": dev}
+
+
+def test_policy_is_read_without_anything_secret(toml):
+    """Of a file that could not be served from, the part about who may do what; the environment has its say."""
+    path = toml(
+        'jwt_algorithms = ["HS256"]\ntls_certificate = "cert.pem"\nauto_subscribe = ["order:1"]\n'
+        '[kinds.user]\npattern = "[a-z]+"\n[kinds.order]\njoin = "anyone"\n'
+        '[[rules]]\ntopics = ["room:*"]\nallow = ["join"]\n'
+    )
+    with pytest.raises(ConfigurationError):
+        load_settings(path, environ={})
+    for dev in ("0", "1"):
+        policy = load_policy(path, environ={"REALTIME_DEV": dev, "REALTIME_JWT_SECRET": "short"})
+        assert policy.decide(Identity("7"), Verb.JOIN, "order:1").allowed
+        assert policy.decide(Identity("7"), Verb.JOIN, "room:a").because == "rule 1"
+        assert policy.decide(Identity(), Verb.JOIN, "symbol:600519").allowed is (dev == "1")
+    assert load_policy(environ={}).is_plain
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[[rules]]\ntopics = ["nosuch:*"]\nallow = ["join"]', "no such kind"),
+        ('[kinds.room]\njoin = "friends"', "kinds.room.join"),
+        ('colour = "blue"', "no such setting"),
+        ("port = 70000", "port = 70000"),
+    ],
+)
+def test_policy_of_a_file_with_a_fault_is_refused(toml, text, fault):
+    """Also where the fault is in a setting that says nothing of it: it is not known what was meant."""
+    with pytest.raises(ConfigurationError, match=fault):
+        load_policy(toml(text), environ={})
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"rules = " + b"[" * 5000])

@@ -9,6 +9,7 @@ import trio.testing
 
 from realtime import Identity, Settings, closing, open_engine
 from realtime.broker import MemoryBroker
+from realtime.conduct import MOST_FAILED_LOGINS, MOST_FAILED_REFRESHES
 from realtime.connection import GOODBYE_SECONDS, Connection
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
@@ -114,6 +115,40 @@ async def test_peer_that_goes_on_guessing_tokens_is_closed(autojump_clock):
             for _ in range(5):
                 assert (await peer.command("auth", token="/"))["code"] == "AUTH_FAILED"
             assert (await peer.command("ping"))["type"] == "pong"
+
+
+async def test_peer_without_a_login_that_is_let_in_may_fail_often_and_not_for_ever(autojump_clock):
+    """A page with an old token does no harm for a while; nor does what it is not to blame for."""
+    options = settings(command_rate=None, refusal_rate=None)
+    async with open_engine(options, authenticate=tokens) as engine, connect(engine) as peer:
+        for _ in range(MOST_FAILED_REFRESHES - 1):
+            assert (await peer.command("auth", token=""))["code"] == "AUTH_FAILED"
+        assert (await peer.command("ping"))["type"] == "pong"
+        peer.send("auth", token="/")
+        assert await peer.wait_closed() is closing.NOT_AUTHENTICATED
+        assert engine.refused == {"credentials": MOST_FAILED_REFRESHES}
+
+
+async def test_login_that_nobody_can_check_is_no_guess(autojump_clock):
+    """The peer may come with it again, and is let in once there is an answer."""
+    down = True
+
+    async def authenticate(token: str) -> Identity:
+        if down:
+            raise CommandError(ErrorCode.UNAVAILABLE, "the keys cannot be had")
+        return await tokens(token)
+
+    async with (
+        open_engine(settings(), authenticate=authenticate) as engine,
+        connect(engine, authenticated=False) as peer,
+    ):
+        for _ in range(2 * MOST_FAILED_LOGINS):
+            assert (await peer.command("auth", token="7"))["code"] == "UNAVAILABLE"
+        assert peer.close_reason is None
+        down = False
+        for _ in range(MOST_FAILED_LOGINS - 1):
+            assert (await peer.command("auth", token="/"))["code"] == "AUTH_FAILED"
+        assert (await peer.command("auth", token="7"))["type"] == "authenticated"
 
 
 async def test_user_has_so_many_connections_and_no_more(autojump_clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from attrs import field, frozen
 
 from realtime import CommandError, Identity, Position, Settings, Since, closing, open_engine
 from realtime.closing import NORMAL, CloseReason
@@ -106,6 +107,59 @@ async def test_route_pings_at_its_own_interval(autojump_clock):
             first = trio.current_time()
             await peer.receive_type("ping")
             assert trio.current_time() - first == pytest.approx(7)
+
+
+@frozen
+class Echo:
+    """A dialect that answers each word with itself, and notes it."""
+
+    heard: list = field(factory=list, eq=False)
+
+    @property
+    def envelope(self):
+        """See `Dialect`."""
+        return lambda event, data, time, topic: data
+
+    def push(self, kind, push, topic, now_ms):
+        """See `Dialect`."""
+        return b'{"type":"%b"}' % kind.encode()
+
+    def hear(self, text):
+        """See `Dialect`."""
+        self.heard.append(bytes(text))
+        return b'{"type":"echo"}'
+
+
+async def test_peer_of_a_dialect_that_talks_too_fast_is_not_heard(autojump_clock):
+    """What is over its rate is not even looked at."""
+    dialect = Echo()
+    async with open_engine(Settings(dev=True, command_rate=1, command_burst=3)) as engine:
+        engine.create_topic(TOPIC)
+        async with attached(engine, **arrival(dialect=dialect)) as (connection, peer):
+            for _ in range(10):
+                peer.send_raw(b"a word")
+            await settle()
+            assert (len(dialect.heard), connection.commands) == (3, 10)
+            assert [push["type"] for push in peer.received].count("echo") == 3
+            await trio.sleep(1)
+            peer.send_raw(b"another")
+            await settle()
+            assert dialect.heard[3:] == [b"another"]
+            assert engine.refused == {"ping_rate": 7}
+
+
+async def test_peer_of_a_dialect_that_does_not_slow_down_is_sent_away(autojump_clock):
+    """Like any other."""
+    dialect = Echo()
+    async with open_engine(Settings(dev=True, command_rate=1, command_burst=3)) as engine:
+        engine.create_topic(TOPIC)
+        async with attached(engine, **arrival(dialect=dialect)) as (_, peer):
+            for _ in range(1000):
+                peer.send_raw(b"a word")
+            reason = await peer.wait_closed()
+            assert (reason.code, reason.reconnect) == (4029, True)
+            assert reason.retry_after > 0
+            assert len(dialect.heard) == 3
 
 
 async def test_end_of_a_topic_closes_who_came_for_it_behind_its_last_message(autojump_clock):

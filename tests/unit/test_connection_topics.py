@@ -26,9 +26,9 @@ def settings(linger: float = 0.0, **options) -> Settings:
     return Settings(**{"dev": True, "auto_subscribe": (), "kinds": kinds, **options})
 
 
-def ruled(verbs: list, *, topics: list | None = None) -> Settings:
-    """Settings with one rule, for those who have logged in: these verbs in all rooms, or on these topics."""
-    return evolve(settings(dev=False), rules=({"topics": topics or ["room:*"], "allow": verbs},))
+def ruled(verbs: list) -> Settings:
+    """Settings with one rule, for those who have logged in: these verbs in all rooms."""
+    return evolve(settings(dev=False), rules=({"topics": ["room:*"], "allow": verbs},))
 
 
 async def tokens(token: str) -> Identity:
@@ -506,7 +506,7 @@ async def test_right_that_is_lost_while_history_is_read_is_lost(autojump_clock):
 
 async def test_own_topic_that_a_peer_may_not_join_is_not_brought(autojump_clock):
     """Those with its name in them are its own; the others are for those who may."""
-    options = evolve(ruled(["join"], topics=["user:*"]), auto_subscribe=("user:{user}", "role:{role}", "global"))
+    options = evolve(ruled(["join"]), auto_subscribe=("user:{user}", "role:{role}", "global"))
     identity = Identity("7", roles=frozenset({"a"}))
     async with open_engine(options) as engine, connect(engine, identity=identity) as peer:
         assert [standing["topic"] for standing in peer.received[0]["topics"]] == ["user:7", "role:a"]
@@ -706,3 +706,84 @@ async def test_question_about_a_topic_that_does_not_exist_is_refused(command, au
         assert (await peer.command(command, topic="hall:a"))["code"] == "ROOM_NOT_FOUND"
         engine.create_topic("hall:a")
         assert (await peer.command(command, topic="hall:a"))["type"] == command
+
+
+async def codes(peer, *topics: str) -> list:
+    """What becomes of subscribing to each."""
+    return [(await peer.command("subscribe", topic=topic)).get("code") for topic in topics]
+
+
+async def test_topics_of_a_user_are_limited_on_all_its_connections_together(autojump_clock):
+    """Each that is left makes room, by whoever's will; other users and anonymous peers are not counted."""
+    async with (
+        open_engine(settings(max_topics_per_user=3)) as engine,
+        connect(engine, identity=Identity("7")) as first,
+        connect(engine, identity=Identity("7")) as second,
+        connect(engine, identity=Identity("8")) as other,
+        connect(engine) as nobody,
+    ):
+        assert await codes(first, "room:a", "room:b") == [None] * 2
+        assert await codes(second, "room:a", "room:b") == [None, "LIMIT_EXCEEDED"]
+        assert await codes(other, "room:a", "room:b", "room:c", "room:d") == [None] * 3 + ["LIMIT_EXCEEDED"]
+        assert await codes(nobody, *(f"room:{number}" for number in range(10))) == [None] * 10
+        await first.command("unsubscribe", topic="room:a")
+        assert await codes(second, "room:b", "room:c") == [None, "LIMIT_EXCEEDED"]
+        assert engine.evict_user("7", "room:b") == 2
+        assert await codes(second, "room:c", "room:d", "room:e") == [None, None, "LIMIT_EXCEEDED"]
+        assert engine.refused == {"too_many_topics_of_user": 4}
+
+
+async def test_end_of_a_connection_makes_room_for_the_topics_of_its_user(autojump_clock):
+    """However it ends."""
+    async with (
+        open_engine(settings(max_topics_per_user=2)) as engine,
+        connect(engine, identity=Identity("7")) as first,
+    ):
+        async with connect(engine, identity=Identity("7")) as second:
+            assert await codes(second, "room:a", "room:b") == [None] * 2
+            assert await codes(first, "room:a") == ["LIMIT_EXCEEDED"]
+            second.hang_up()
+            await second.wait_closed()
+        with pytest.raises(CommandError, match="PERMISSION_DENIED"):  # it has joined one, and then does not begin
+            wishes = [Subscribe("room:a"), Subscribe("user:8")]
+            await Connection(engine, MemoryWire(), identity=Identity("7")).run(wishes)
+        assert await codes(first, "room:a", "room:b", "room:c") == [None, None, "LIMIT_EXCEEDED"]
+
+
+async def test_join_that_fails_or_is_given_up_leaves_room_for_another(autojump_clock):
+    """What is refused counts for nobody; what is under way does."""
+    options = settings(max_topics_per_user=1)
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with (
+        open_engine(options, broker=broker) as engine,
+        connect(engine, identity=Identity("7")) as peer,
+        attached(engine, identity=Identity("7")) as (connection, leaving),
+    ):
+        refused = ["PERMISSION_DENIED", "SESSION_NOT_FOUND", "INVALID_TOPIC"]
+        assert await codes(peer, "user:8", "session:a", "x") == refused
+        broker.reading = trio.Event()
+        leaving.send("subscribe", topic=TOPIC)
+        await trio.sleep(1)
+        assert await codes(peer, "room:b") == ["LIMIT_EXCEEDED"]
+        connection.close(closing.FORBIDDEN)
+        await leaving.wait_closed()
+        broker.reading.set()
+        assert await codes(peer, "room:b", "room:c") == [None, "LIMIT_EXCEEDED"]
+
+
+async def test_what_the_server_decides_is_not_on_the_account_of_the_user(autojump_clock):
+    """Topics of its own, and those that it is placed in; what was joined before the login is nobody's."""
+    options = settings(max_topics_per_user=1, auto_subscribe=("user:{user}",))
+    async with (
+        open_engine(options, authenticate=tokens) as engine,
+        connect(engine) as peer,
+    ):
+        assert await codes(peer, "room:a", "room:b") == [None] * 2
+        assert (await peer.command("auth", token="7"))["type"] == "authenticated"
+        assert await engine.place_user("7", "room:placed") == 1
+        assert await codes(peer, "room:c", "room:d") == [None, "LIMIT_EXCEEDED"]
+        for topic in ("room:a", "room:b", "room:placed"):
+            await peer.command("unsubscribe", topic=topic)
+        assert await codes(peer, "room:d") == ["LIMIT_EXCEEDED"]
+        await peer.command("unsubscribe", topic="room:c")
+        assert await codes(peer, "room:d") == [None]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from realtime.auth import ANONYMOUS, Grant, Identity, Verb
 from realtime.errors import CommandError, ConfigurationError
 from realtime.permissions import MAX_VALUES, Decision, Policy, Rule
-from realtime.topics import MAX_TOPIC_LENGTH, Access, Kinds
+from realtime.topics import MAX_TOPIC_LENGTH, Access, Kind, Kinds
 
 JOIN = frozenset({Verb.JOIN})
 REQUEST = frozenset({Verb.REQUEST})
@@ -20,6 +20,10 @@ EVERYTHING = frozenset(Verb)
 SEVEN = Identity("7", roles=frozenset({"trader"}), claims={"plan": "pro", "org": {"desk": ["a", "b"], "seats": 3}})
 #: Kinds whose names may be any text, so that nothing but the pattern decides.
 ANY_NAME = Kinds().with_options("room", pattern="(?s).*")
+
+
+SYMBOL = next(kind for kind in Kinds() if kind.name == "symbol")
+NO_SUCH_KIND = "no such kind of topic; there are global, news:, room:, symbol:"
 
 
 def allows(*topics: str, name: str = "x", verbs: frozenset[Verb] = JOIN, **options) -> Rule:
@@ -324,9 +328,13 @@ ANY = st.booleans()
 def rules(draw, *, denying=ANY):
     verbs = draw(st.frozensets(st.sampled_from(sorted(TOPIC_VERBS)), min_size=1))
     make = denies if draw(denying) else allows
+    pattern = draw(PATTERNS)
+    if make is allows and pattern == "user:*":
+        # Without it no such rule can apply, and it is refused.
+        verbs |= {Verb.PUBLISH}
     who = draw(st.sampled_from(["anyone", "authenticated"]))
     roles = draw(st.sampled_from([(), ("trader",)]))
-    return make(draw(PATTERNS), verbs=verbs, who=who, roles=roles)
+    return make(pattern, verbs=verbs, who=who, roles=roles)
 
 
 VERBS = st.sampled_from(sorted(TOPIC_VERBS))
@@ -407,13 +415,24 @@ def test_rule_without_a_name_goes_by_its_number():
         ({"claims": {"org": {"plan": "pro"}}}, "claims.org = {'plan': 'pro'}: must be a text, a whole number"),
         ({"who": "everyone"}, "who = 'everyone': must be one of anyone, authenticated"),
         ({"who": ["anyone"]}, "who = ['anyone']: must be one of anyone, authenticated"),
-        ({"who": {}}, "who = {}: must be one of anyone, authenticated"),
+        ({"who": {"a": 1}}, "who = {'a': 1}: must be one of anyone, authenticated"),
         ({"topics": ["room:*"]}, "allow, deny: one of them must be given, and not both"),
         ({"topics": ["room:*"], "allow": ["join"], "deny": ["join"]}, "one of them must be given, and not both"),
-        ({"allow": ["join"]}, "topics = []: must name topics"),
-        ({"actions": ["a"], "topics": ["room:*"], "allow": ["request"]}, "topics = ['room:*']: must name topics"),
-        ({"topics": ["*"], "allow": ["join", "request"]}, "actions = []: must name actions"),
-        ({"topics": ["*"], "deny": ["join"], "actions": ["a"]}, "actions = ['a']: must name actions"),
+        ({"allow": ["join"]}, "rules[3]: topics: none are named, and join is about topics"),
+        ({"deny": ["request"]}, "rules[3]: actions: none are named, and request is about actions"),
+        (
+            {"actions": ["a"], "topics": ["room:*"], "allow": ["request"]},
+            "topics = ['room:*']: with topics any verb goes but \"request\"",
+        ),
+        ({"topics": ["*"], "allow": ["join", "request"]}, "actions: none are named, and request is about actions"),
+        (
+            {"actions": ["a", "b"], "allow": ["join"]},
+            "actions = ['a', 'b']: with actions only the verb \"request\" goes",
+        ),
+        (
+            {"topics": ["*"], "deny": ["join"], "actions": ["a"]},
+            "actions = ['a']: with actions only the verb \"request\" goes",
+        ),
         ({"topics": ["room:{usr}"]}, "topics = 'room:{usr}': {usr} must be one of {user}, {role}, {claims.<path>}"),
         ({"topics": ["room:{claims.}"]}, "{claims.} must be one of"),
         ({"topics": ["room:{user"]}, "{ must be one of"),
@@ -428,19 +447,71 @@ def test_table_that_is_no_rule_is_refused_by_name(table, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("member", ["users", "roles", "claims", "topics", "actions", "allow", "deny", "who"])
+@pytest.mark.parametrize("nothing", [[], (), {}])
+def test_member_that_is_empty_is_refused(member, nothing):
+    """A list of users that somebody has emptied must not open the rule to everybody."""
+    table = {"name": "ops only", "topics": ["room:*"], "allow": ["join"]}
+    with pytest.raises(ConfigurationError) as caught:
+        Rule.of({**table, member: nothing}, 1)
+    way = "leave it out for everybody" if member in ("users", "roles", "claims") else "leave it out"
+    assert str(caught.value) == f'rules[1] "ops only": {member}: is empty; {way}, or remove the rule'
+
+
+@pytest.mark.parametrize("deny", [False, True])
 @pytest.mark.parametrize(
     ("pattern", "fault"),
     [
-        ("nosuch:a", "no such kind of topic"),
-        ("nosuch:*", "no such kind of topic"),
-        ("*:a", "no such kind of topic"),
-        ("{role}:a", "no such kind of topic"),
-        ("room", "no such kind of topic"),
-        ("global:*", "no such kind of topic"),
+        ("nosuch:a", f"{NO_SUCH_KIND}; for one of your own add a table [kinds.nosuch]"),
+        ("nosuch:*", f"{NO_SUCH_KIND}; for one of your own add a table [kinds.nosuch]"),
+        ("*:a", NO_SUCH_KIND),
+        ("{role}:a", NO_SUCH_KIND),
+        ("room", NO_SUCH_KIND),
+        ("global:*", NO_SUCH_KIND),
         ("symbol:abc", "not a valid symbol name"),
     ],
 )
-def test_rule_about_topics_that_there_are_not_is_refused(pattern, fault):
+def test_rule_about_topics_that_there_are_not_is_refused(pattern, fault, deny):
+    """With the kinds that there are, and the way to one more where the name can be a kind's."""
+    rule = denies(pattern, name="t") if deny else allows(pattern, name="t")
     with pytest.raises(ConfigurationError) as caught:
-        Policy(Kinds(), [allows(pattern, name="t")])
+        Policy(Kinds([Kind(name="news"), Kind(name="global", bare=True), Kind(name="room"), SYMBOL]), [rule])
     assert str(caught.value) == f'rule "t": topics: {pattern!r}: {fault}'
+
+
+BLOG = Kinds().with_options("blog", join=Access.ANYONE, publish=Access.OWNER)
+
+
+@pytest.mark.parametrize("pattern", ["user:*", "user:7", "user:{user}", "user:{claims.boss}-*"])
+@pytest.mark.parametrize("verbs", [{"join"}, {"presence"}, {"history"}, {"join", "presence", "history"}])
+def test_rule_that_would_open_what_is_its_owners_is_refused(pattern, verbs):
+    """It never applies; whoever wrote it thinks otherwise. The others of its patterns do not help it."""
+    rule = allows("room:*", pattern, verbs=frozenset(map(Verb, verbs)))
+    with pytest.raises(ConfigurationError) as caught:
+        Policy(BLOG, [rule])
+    assert str(caught.value) == f'rule "x": topics: {pattern!r}: only its owner joins; no rule opens it'
+
+
+@pytest.mark.parametrize("options", [{}, {"verbs": frozenset({Verb.PUBLISH, Verb.REQUEST}), "actions": ("a",)}])
+def test_rule_that_would_let_others_publish_what_only_the_owner_does_is_refused(options):
+    """The message says so, whatever else the rule is about."""
+    with pytest.raises(ConfigurationError, match=r"'blog:\*': only its owner publishes; no rule opens it"):
+        Policy(BLOG, [allows("blog:*", **{"verbs": frozenset({Verb.PUBLISH}), **options})])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        denies("user:*"),
+        denies("user:*", "blog:*", verbs=TOPIC_VERBS),
+        allows("user:*", verbs=frozenset({Verb.PUBLISH})),
+        allows("user:*", verbs=TOPIC_VERBS),
+        allows("blog:*", verbs=frozenset({Verb.JOIN, Verb.PUBLISH})),
+        allows("*"),
+        allows("role:*"),
+        allows("user:*", verbs=frozenset({Verb.PUBLISH, Verb.REQUEST}), actions=("a",)),
+    ],
+)
+def test_rule_that_can_apply_to_topics_with_an_owner_is_taken(rule):
+    """It denies, or is about publishing, or about other kinds too; and what nobody joins may be opened by its name."""
+    assert Policy(BLOG, [rule]).rules == (rule,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -14,6 +15,7 @@ from realtime.filters import parse_filter
 from realtime.history import Since, decode_cursor
 from realtime.messages import encode
 from realtime.polling import Poll, poll
+from realtime.testing import connect
 from realtime.topics import Mode
 from realtime.views import View
 from realtime.wishes import Subscribe
@@ -429,3 +431,185 @@ async def test_polls_of_a_user_that_come_too_fast_are_refused(autojump_clock):
         await trio.sleep(1)
         await poll(engine, ANONYMOUS, wanted(seconds=0), "192.0.2.1")
         assert engine.refused == {"poll_rate": 2}
+
+
+async def test_each_topic_of_a_poll_counts_like_a_command(autojump_clock):
+    """One that has more than may ever come at once takes all there is, and is not refused for good."""
+    async with open_engine(Settings(dev=True, auto_subscribe=(), command_rate=1, command_burst=4)) as engine:
+        many = tuple(f"room:{number}" for number in range(10))
+        for topics, waits in (((TOPIC, "room:b", "room:c"), 2), (many, 4)):
+            await poll(engine, Identity("7"), wanted(topics=topics, seconds=0))
+            with pytest.raises(CommandError, match="RATE_LIMIT_EXCEEDED") as caught:
+                await poll(engine, Identity("7"), wanted(topics=topics, seconds=0))
+            assert caught.value.retry_after == waits
+            await trio.sleep(4)
+        with pytest.raises(CommandError, match="BAD_REQUEST"):
+            await poll(engine, Identity("8"), Poll([]))
+        await poll(engine, Identity("8"), wanted(topics=(TOPIC, "room:b", "room:c"), seconds=0))
+        with pytest.raises(CommandError, match="RATE_LIMIT_EXCEEDED"):
+            await poll(engine, Identity("8"), Poll([]))
+
+
+async def test_polls_of_a_user_that_wait_are_bounded(autojump_clock):
+    """Each that is answered, refused or given up makes room; anonymous peers count by their addresses, elsewhere."""
+    async with (
+        open_engine(Settings(dev=True, max_connections_per_user=2)) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(poll, engine, Identity("7"), wanted(seconds=10))
+        nursery.start_soon(poll, engine, Identity("7"), wanted(seconds=20))
+        for identity in (Identity("8"), ANONYMOUS, ANONYMOUS, ANONYMOUS):
+            nursery.start_soon(poll, engine, identity, wanted(seconds=20))
+        await settle()
+        assert len(engine.polls) == 6
+        with pytest.raises(CommandError, match="LIMIT_EXCEEDED") as caught:
+            await poll(engine, Identity("7"), wanted(seconds=0))
+        assert caught.value.retry_after == 1
+        assert engine.refused == {"too_many_of_user": 1}
+        await trio.sleep(11)
+        for _ in range(3):
+            with pytest.raises(CommandError, match="PERMISSION_DENIED"):
+                await poll(engine, Identity("7"), wanted(topics=("user:8",)))
+            with trio.move_on_after(1) as scope:
+                await poll(engine, Identity("7"), wanted(seconds=20))
+            assert scope.cancelled_caught
+        assert told(await poll(engine, Identity("7"), wanted(seconds=0))) == []
+
+
+async def test_topics_of_a_user_count_while_its_polls_wait(autojump_clock):
+    """With those of its connections; what the login brings of the user's own does not, nor do anonymous peers."""
+    async with (
+        open_engine(Settings(dev=True, max_topics_per_user=3, auto_subscribe=("user:{user}",))) as engine,
+        connect(engine, identity=Identity("7")) as peer,
+        trio.open_nursery() as nursery,
+    ):
+        assert (await peer.command("subscribe", topic=TOPIC))["type"] == "subscribed"
+        nursery.start_soon(poll, engine, Identity("7"), wanted(topics=(TOPIC, "room:b"), seconds=10))
+        await settle()
+        with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+            await poll(engine, Identity("7"), wanted(seconds=0))
+        assert (await peer.command("subscribe", topic="room:c"))["code"] == "LIMIT_EXCEEDED"
+        await poll(engine, Identity("8"), wanted(topics=(TOPIC, "room:b", "room:c"), seconds=0))
+        await poll(engine, ANONYMOUS, wanted(topics=tuple(f"room:{number}" for number in range(10)), seconds=0))
+        assert engine.refused == {"too_many_topics_of_user": 2}
+        await trio.sleep(11)
+        for _ in range(3):  # one that is refused leaves nothing behind, nor does one that is given up
+            with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
+                await poll(engine, Identity("7"), wanted(topics=(TOPIC, "room:b", "room:c")))
+            with pytest.raises(CommandError, match="SESSION_NOT_FOUND"):
+                await poll(engine, Identity("7"), wanted(topics=(TOPIC, "session:none")))
+            with trio.move_on_after(1):
+                await poll(engine, Identity("7"), wanted(topics=(TOPIC, "room:b")))
+        await poll(engine, Identity("7"), wanted(topics=(TOPIC, "room:b"), seconds=0))
+
+
+# -- what is taken away while a poll waits -----------------------------------------------------------------------
+
+
+async def answered(engine, identity: Identity, asked: Poll, ends: list) -> None:
+    """Poll, and note the answer or the refusal."""
+    try:
+        ends.append(told(await poll(engine, identity, asked)))
+    except CommandError as error:
+        ends.append(error.code)
+
+
+@pytest.mark.parametrize(
+    ("take_away", "code"),
+    [
+        (lambda engine: engine.revoke_user("7"), "PERMISSION_DENIED"),
+        (lambda engine: engine.revoke_token("t"), "AUTH_FAILED"),
+        (lambda engine: engine.disconnect_user("7"), "PERMISSION_DENIED"),
+        (lambda engine: engine.evict_user("7", TOPIC), "PERMISSION_DENIED"),
+    ],
+)
+async def test_poll_that_was_ended_tells_nothing_that_came_since(take_away, code, autojump_clock):
+    """However soon after it: the answer is the error alone."""
+    async with open_engine(SETTINGS) as engine, trio.open_nursery() as nursery:
+        ends: list = []
+        nursery.start_soon(answered, engine, Identity("7", token_id="t"), wanted(), ends)
+        await settle()
+        take_away(engine)
+        engine.publisher.publish_json_nowait(TOPIC, Draft(b'"secret"'))
+        await settle()
+        assert ends == [code]
+        assert engine.hub._audiences == {}
+
+
+async def test_poll_whose_right_was_withdrawn_tells_nothing_that_came_since(autojump_clock):
+    """The message is there before the poll is looked at."""
+    async with open_engine(ruled("join", "history")) as engine, trio.open_nursery() as nursery:
+        ends: list = []
+        nursery.start_soon(answered, engine, Identity("7"), wanted(), ends)
+        await settle()
+        (waiting,) = engine.polls
+        engine.gate.change(ruled("publish").policy(engine.kinds))
+        waiting.withdraw(unknown=False)
+        engine.publisher.publish_json_nowait(TOPIC, Draft(b'"secret"'))
+        await settle()
+        assert ends == ["PERMISSION_DENIED"]
+
+
+async def test_poll_that_still_joins_does_not_slip_past_new_rules(autojump_clock):
+    """It has its first topic and waits for the second."""
+    rules = {topic: {"topics": [topic], "allow": ["join"]} for topic in (TOPIC, "room:b")}
+    options = Settings(auto_subscribe=(), rules=tuple(rules.values()))
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(options, broker=broker) as engine, trio.open_nursery() as nursery:
+        ends: list = []
+        nursery.start_soon(answered, engine, Identity("7"), wanted(topics=(TOPIC, "room:b")), ends)
+        while not broker.reads:
+            await trio.sleep(0.001)
+        while broker.reads < 2:  # the first is through
+            await trio.sleep(0.001)
+        broker.reading = trio.Event()
+        await engine.reload(Settings(auto_subscribe=(), rules=(rules["room:b"],)))
+        await engine.publish(TOPIC, "secret")
+        await trio.sleep(1)
+        assert ends == []
+        broker.reading.set()
+        await trio.sleep(1)
+        assert ends == ["PERMISSION_DENIED"]
+        assert engine.hub._audiences == {}
+
+
+async def test_own_topic_that_is_lost_while_a_poll_begins_is_lost(autojump_clock):
+    """It is left out like any that cannot be had: what comes in it is not told."""
+    options = Settings(
+        auto_subscribe=("global",),
+        rules=({"topics": ["room:*"], "allow": ["join"]}, {"topics": ["global"], "allow": ["join"]}),
+    )
+    broker = SlowBroker(options.all_kinds(), now_ms=lambda: 42)
+    async with open_engine(options, broker=broker) as engine, trio.open_nursery() as nursery:
+        ends: list = []
+        nursery.start_soon(answered, engine, Identity("7"), wanted(), ends)
+        while broker.reads < 2:  # the topic that was named is through
+            await trio.sleep(0.001)
+        broker.reading = trio.Event()
+        await trio.sleep(1)
+        await engine.reload(Settings(auto_subscribe=("global",), rules=options.rules[:1]))
+        broker.reading.set()
+        await trio.sleep(1)
+        await engine.publish("global", "secret")
+        await trio.sleep(1)
+        assert ends == []
+        assert [*engine.hub._audiences] == [TOPIC]
+        await engine.publish(TOPIC, 1)
+        await trio.sleep(1)
+        assert ends == [[1]]
+
+
+# -- the audit log -----------------------------------------------------------------------------------------------
+
+
+async def test_each_topic_is_told_to_the_audit_log_with_the_first_of_its_polls(autojump_clock):
+    """A cursor of another topic, which anybody can make up, hides nothing."""
+    options = Settings(dev=True, audit=True, auto_subscribe=())
+    with structlog.testing.capture_logs() as lines:
+        async with open_engine(options) as engine:
+            first = await poll(engine, Identity("7"), wanted(seconds=0), "192.0.2.1")
+            await poll(engine, Identity("7"), wanted(first["cursor"], seconds=0), "192.0.2.1")
+            other = Poll([Subscribe("room:b")], first["cursor"], 0.0)
+            await poll(engine, Identity("7"), other, "192.0.2.1")
+    told_of = [(line["audit"], line["user"], line["address"], line["transport"], line["topic"]) for line in lines]
+    assert told_of == [("subscribe", "7", "192.0.2.1", "poll", topic) for topic in (TOPIC, "room:b")]

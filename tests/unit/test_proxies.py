@@ -85,17 +85,34 @@ def test_networks_of_wrapped_addresses_hold_the_plain_ones():
 
 
 @pytest.mark.parametrize(
-    "network", ["", "*", "proxy.example", "10.0.0.0/33", "10.0.0.1/8", "10.0.0", "::g", "::ffff:0:0/95"]
+    "network", ["", "*", "proxy.example", "10.0.0.0/33", "10.0.0", "::g", "::1/129", "10.0.0.1/", "/8", "10.0.0.1/8/8"]
 )
 def test_network_that_is_none_is_a_configuration_error(network):
-    """Which names it."""
-    with pytest.raises(ConfigurationError, match="trusted proxies") as caught:
+    """Which names the setting and the text, and what goes there."""
+    with pytest.raises(ConfigurationError) as caught:
         TrustedProxies(["10.0.0.0/8", network])
-    assert repr(network) in str(caught.value)
+    assert str(caught.value) == f"trusted_proxies: {network!r}: must be an address or a network"
+
+
+@pytest.mark.parametrize(
+    ("network", "meant"),
+    [
+        ("10.0.0.1/8", "10.0.0.0/8"),
+        ("10.0.0.1/255.0.0.0", "10.0.0.0/8"),
+        ("2001:db8::1/32", "2001:db8::/32"),
+        ("::ffff:0:0/95", "::fffe:0:0/95"),
+    ],
+)
+def test_network_with_host_bits_is_a_configuration_error_that_has_the_network(network, meant):
+    """What is meant is not guessed: an address and a network are each likely."""
+    with pytest.raises(ConfigurationError) as caught:
+        TrustedProxies(["10.0.0.0/8", network])
+    assert str(caught.value) == f"trusted_proxies: {network!r}: has host bits set; write {meant}"
+    assert TrustedProxies([meant]).trusts(meant.partition("/")[0])
 
 
 def test_unknown_family_of_headers_is_a_configuration_error():
-    with pytest.raises(ConfigurationError, match="'x-real-ip': must be one of forwarded, x-forwarded"):
+    with pytest.raises(ConfigurationError, match="trusted_proxies: header = 'x-real-ip': must be one of forwarded"):
         TrustedProxies(header="x-real-ip")
 
 

@@ -366,22 +366,25 @@ async def test_several_exceptions_at_once_are_a_bug():
         assert (await refused(registered(fails))).code is ErrorCode.INTERNAL_ERROR
 
 
-@pytest.mark.parametrize(
-    ("allow", "anonymous", "known"),
-    [
-        (Access.ANYONE, None, None),
-        (Access.AUTHENTICATED, ErrorCode.AUTH_REQUIRED, None),
-        (Access.NOBODY, ErrorCode.PERMISSION_DENIED, ErrorCode.PERMISSION_DENIED),
-    ],
-)
-async def test_action_is_for_those_it_allows(allow, anonymous, known):
-    """Before its payload is looked at."""
-    action = registered(scalar, allow=allow)
-    for caller, code in ((NOBODY, anonymous), (ANNA, known)):
-        if code is None:
-            assert await action.call(b"1", caller) == b"1.0"
-        else:
-            assert (await refused(action, b"nonsense", caller)).code is code
+async def test_right_is_looked_at_again_after_the_wait_for_a_slot(autojump_clock):
+    """It may have been taken away meanwhile: then the handler does not run."""
+    ran = []
+
+    async def waits(number: int) -> None:
+        ran.append(number)
+        await trio.sleep(1)
+
+    def taken_away() -> None:
+        raise CommandError(ErrorCode.PERMISSION_DENIED, "not any more")
+
+    action = registered(waits, concurrency=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(action.call, b"1", ANNA)
+        await wait_all_tasks_blocked()
+        with pytest.raises(CommandError, match="not any more"):
+            await action.call(b"2", ANNA, None, taken_away)
+    assert ran == [1]
+    assert action.statistics().refused == 1
 
 
 async def test_trace_id_is_bound_while_the_handler_runs(autojump_clock):

@@ -132,6 +132,8 @@ def _view(engine: Engine, proxies: TrustedProxies, endpoint: Endpoint) -> View:
             return await work(arguments)
         head = HeaderMap(request.headers)
         peer = _peer(proxies)
+        if "realtime.peer" not in request.scope and (error := engine.admission.shut_out(peer.address)):
+            return error_answer(error)
         try:
             headers = cors_headers(allowed_origin(engine, head, peer))
         except CommandError as error:
@@ -163,6 +165,10 @@ def _preflight(engine: Engine, proxies: TrustedProxies, methods: list[str]) -> V
 
 
 def _peer(proxies: TrustedProxies) -> Peer:
+    """Who asks, as the front door has seen it, or where there is none as it looks from here."""
+    seen = request.scope.get("realtime.peer")
+    if isinstance(seen, Peer):
+        return seen
     return proxies.see(request.remote_addr or "", HeaderMap(request.headers), secure=request.scheme == "https")
 
 

@@ -119,6 +119,7 @@ class _Exchange(trio.abc.HalfCloseableStream):
 
         # Hypercorn knows the connection only; the front door has heard what a trusted proxy says of it.
         if scope["type"] != "lifespan":
+            scope["realtime.peer"] = self._peer  # type: ignore[typeddict-unknown-key]
             scope["client"] = (self._peer.address, (scope["client"] or ("", 0))[1])
             if self._peer.secure:
                 scope["scheme"] = "https" if scope["type"] == "http" else "wss"

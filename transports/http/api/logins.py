@@ -21,7 +21,7 @@ logins = Endpoints()
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 
-class NewTicket(Struct, frozen=True, kw_only=True):
+class NewTicket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom the ticket stands for: what a token would say of its bearer."""
 
     user: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -46,7 +46,7 @@ class Ticket(Struct, frozen=True):
     expires_in: float
 
 
-class RevokedToken(Struct, frozen=True, kw_only=True):
+class RevokedToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token, by its id: the claim `jti`."""
 
     token_id: Annotated[str, Meta(min_length=1, max_length=200)]

@@ -67,8 +67,8 @@ class WhichTopic(Struct, frozen=True):
     topic: TopicName
 
 
-class Disconnect(Struct, frozen=True):
-    """How far it goes."""
+class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
+    """How far it goes. A member that is not known is refused: a slip of the pen must not leave a login good."""
 
     revoke: bool = False
 
