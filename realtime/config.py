@@ -228,7 +228,7 @@ class Settings:
                 f"jwks_timeout_seconds = {self.jwks_timeout_seconds}: must be less than authorize_timeout_seconds"
             )
         if self.jwt_secret is not None:
-            StaticKeys.from_secret(self.jwt_secret)
+            StaticKeys.of(secret=self.jwt_secret)
 
     def _refuse_idle_tokens(self) -> None:
         """Raise `ConfigurationError` for settings of tokens where none are taken: somebody thinks otherwise."""

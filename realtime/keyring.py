@@ -89,21 +89,6 @@ class StaticKeys:
             raise ConfigurationError("two keys of one algorithm need a different kid each, in a JSON Web Key Set")
 
     @classmethod
-    def from_secret(cls, secret: str) -> StaticKeys:
-        """A secret that whoever signs knows as well, for HS256."""
-        return cls([_from_secret(secret)])
-
-    @classmethod
-    def from_pem(cls, pem: bytes) -> StaticKeys:
-        """A public key or a certificate."""
-        return cls([_from_pem(pem)])
-
-    @classmethod
-    def from_jwks(cls, document: bytes) -> StaticKeys:
-        """A JSON Web Key Set; it may hold secrets. What is of no use for signatures in it is left out."""
-        return cls(_from_file(document))
-
-    @classmethod
     def of(cls, *, secret: str | None = None, files: Iterable[bytes] = ()) -> StaticKeys:
         """Several together. A file is a JSON Web Key Set if it begins with a brace, else PEM."""
         keys = [] if secret is None else [_from_secret(secret)]

@@ -15,34 +15,23 @@ What nothing allows is denied. Actions are decided alike, by rules and by what t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal
 
 from attrs import Attribute, Factory, field, fields, frozen
 
-from realtime.auth import ANONYMOUS, Grant, Identity, Verb
+from realtime.auth import Grant, Identity, Verb
 from realtime.errors import CommandError, ConfigurationError
+from realtime.patterns import Pieces, fits, has_claim, pieces_of
 from realtime.topics import MAX_TOPIC_LENGTH, Access, Kind, Kinds
 
 __all__ = ["Decision", "Policy", "Rule"]
 
-#: Of the roles or the list in a claim that stand for a placeholder, as many are looked at.
-MAX_VALUES = 1000
-
 _NO_CLAIMS: Mapping[str, str | int | bool] = MappingProxyType({})
-#: A bool is none, though it is an int to Python.
-_FILLING = (str, int)
-_LISTS = (list, tuple, set, frozenset)
 #: The members of a rule that say to whom it applies.
 _WHOM = ("users", "roles", "claims")
-_Fill = Callable[[Identity], Iterable[str]]
-#: A pattern taken apart: literal text, None for a star, or what gives the texts of which one has to stand there.
-_Pieces = tuple[str | _Fill | None, ...]
-_piece = re.compile(r"\*|\{[^{}]*\}|[{}]|[^*{}]+")
 _star = re.compile(r"(\*)")
 
 
@@ -62,13 +51,19 @@ def _verbs(_rule: object, attribute: Attribute[Any], value: object) -> None:
 
 
 def _topics(_rule: object, _attribute: object, value: tuple[str, ...]) -> None:
-    for pattern in value:
-        _pieces("topics", pattern)
+    _check_patterns("topics", value)
 
 
 def _actions(_rule: object, _attribute: object, value: tuple[str, ...]) -> None:
-    for pattern in value:
-        _pieces("actions", pattern)
+    _check_patterns("actions", value)
+
+
+def _check_patterns(member: str, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        try:
+            pieces_of(pattern)
+        except ValueError as error:
+            raise _wrong(member, pattern, str(error)) from None
 
 
 def _claims(_rule: object, _attribute: object, value: object) -> None:
@@ -168,7 +163,7 @@ class Rule:
         if self.roles and identity.roles.isdisjoint(self.roles):
             return False
         for path, wanted in self.claims.items():  # noqa: SIM110 - half the time of all()
-            if not _has(identity, path, wanted):
+            if not has_claim(identity, path, wanted):
                 return False
         return True
 
@@ -197,10 +192,10 @@ class _Clause:
     #: Whole names, and how names may begin: what most patterns are, and found at once.
     names: frozenset[str]
     beginnings: tuple[str, ...]
-    patterns: tuple[_Pieces, ...]
+    patterns: tuple[Pieces, ...]
 
     @classmethod
-    def of(cls, rule: Rule, patterns: Iterable[_Pieces]) -> _Clause:
+    def of(cls, rule: Rule, patterns: Iterable[Pieces]) -> _Clause:
         names, beginnings, others = set(), [], []
         for pieces in patterns:
             match pieces:
@@ -225,7 +220,7 @@ class _Clause:
         if name in self.names or name.startswith(self.beginnings):
             return True
         for pieces in self.patterns:  # noqa: SIM110 - half the time of any()
-            if _fits(pieces, name, identity):
+            if fits(pieces, name, identity):
                 return True
         return False
 
@@ -260,19 +255,9 @@ class Policy:
             for verb in Verb
             if verb is not Verb.REQUEST
         }
-        clauses = [_Clause.of(rule, [_pieces("actions", text) for text in rule.actions]) for rule in self._rules]
+        clauses = [_Clause.of(rule, [pieces_of(text) for text in rule.actions]) for rule in self._rules]
         self._denying = tuple(clause for clause in clauses if Verb.REQUEST in clause.rule.deny)
         self._allowing = tuple(clause for clause in clauses if Verb.REQUEST in clause.rule.allow)
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """In the order in which they are asked."""
-        return self._rules
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether there are no rules."""
-        return not self._rules
 
     def decide(self, identity: Identity, verb: Verb, topic: str) -> Decision:
         """Whether this user may do that on the topic. Raises `CommandError` where it is not a topic."""
@@ -317,9 +302,7 @@ class Policy:
             _Clause.of(rule, patterns)
             for rule in self._rules
             if verb in rule.allow | rule.deny
-            and (
-                patterns := [_pieces("topics", name) for text in rule.topics if (name := _name(text, kind)) is not None]
-            )
+            and (patterns := [pieces_of(name) for text in rule.topics if (name := _name(text, kind)) is not None])
         ]
         return _Own(
             access,
@@ -385,81 +368,6 @@ def _is_granted(grants: Iterable[Grant], verb: Verb, kind: Kind, name: str) -> b
         # A longer pattern may be nothing but stars, and is of no use for topics that are shorter.
         if verb in grant.verbs and len(grant.topics) <= MAX_TOPIC_LENGTH:
             pattern = _name(grant.topics, kind)
-            if pattern is not None and _fits([part if part != "*" else None for part in _star.split(pattern)], name):
+            if pattern is not None and fits([part if part != "*" else None for part in _star.split(pattern)], name):
                 return True
     return False
-
-
-def _pieces(member: str, pattern: str) -> _Pieces:
-    """A rule's pattern taken apart. Raises `ConfigurationError`."""
-    pieces: list[str | _Fill | None] = []
-    for text in _piece.findall(pattern):
-        if text[0] not in "*{}":
-            pieces.append(text)
-        elif text == "*":
-            pieces.append(None)
-        elif text == "{user}":
-            pieces.append(_user)
-        elif text == "{role}":
-            pieces.append(_roles)
-        elif text.startswith("{claims.") and text != "{claims.}":
-            pieces.append(partial(_claimed, path=text[len("{claims.") : -1]))
-        else:
-            raise _wrong(member, pattern, f"{text} must be one of {{user}}, {{role}}, {{claims.<path>}}")
-    return tuple(pieces)
-
-
-def _fits(pieces: Iterable[str | _Fill | None], text: str, identity: Identity = ANONYMOUS) -> bool:
-    """Whether the pieces, one after the other, are the whole text.
-
-    Keeps all the places that the pieces so far can reach, and never tries one twice: the work grows with the pieces
-    times the length of the text, however many stars there are.
-    """
-    reached: Collection[int] = (0,)
-    for piece in pieces:
-        if piece is None:
-            reached = range(min(reached), len(text) + 1)
-            continue
-        words = [word for word in ((piece,) if isinstance(piece, str) else piece(identity)) if word in text]
-        if not words:
-            return False
-        reached = {place + len(word) for word in words for place in reached if text.startswith(word, place)}
-        if not reached:
-            return False
-    return len(text) in reached
-
-
-# What stands for a placeholder is never the empty text: that would make ``room:{user}*`` every room.
-
-
-def _user(identity: Identity) -> Iterable[str]:
-    return (identity.user,) if identity.user else ()
-
-
-def _roles(identity: Identity) -> Iterable[str]:
-    return (role for role in islice(identity.roles, MAX_VALUES) if role)
-
-
-def _claimed(identity: Identity, *, path: str) -> Iterable[str]:
-    return [
-        str(value) for value in islice(_claim(identity, path), MAX_VALUES) if type(value) in _FILLING and value != ""
-    ]
-
-
-def _has(identity: Identity, path: str, wanted: object) -> bool:
-    # To Python, True is 1.
-    for value in _claim(identity, path):
-        if value == wanted and isinstance(value, bool) == isinstance(wanted, bool):
-            return True
-    return False
-
-
-def _claim(identity: Identity, path: str) -> Iterable[Any]:
-    """The values of a claim: those in it if it is a list, or itself; none where there is no such claim."""
-    found: Any = identity.claims
-    # Identity providers call claims by URLs, so a name may itself have dots.
-    for name in (path,) if path in found else path.split("."):
-        if not isinstance(found, Mapping) or name not in found:
-            return ()
-        found = found[name]
-    return found if isinstance(found, _LISTS) else (found,)

@@ -22,6 +22,7 @@ import trio
 import trio.testing
 
 from realtime.auth import Identity
+from realtime.routes import Route, Transport
 from realtime.server import Server
 from tests.bystanders import audited, bystander
 from tests.peers import (
@@ -615,6 +616,37 @@ async def test_flood_of_polls_that_does_not_end(headers: dict[str, str], log_ent
         if headers:
             neighbours = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers=NEIGHBOUR)
             assert (await answer_to(port, neighbours)).status == 200
+
+
+async def test_flood_of_polls_of_a_user_with_neighbours(log_entries: list[dict[str, Any]]) -> None:
+    """A user answers for himself: others at the address are served, and the log says who it was."""
+    options = {"command_rate": 0.01, "command_burst": 5, "refusal_rate": 0.01, "refusal_burst": 3}
+    async with attacked(authenticate=authenticate, **options) as server:
+        port = server.address[1]
+        poll = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers={"Authorization": "Bearer 7"})
+        assert [(await answer_to(port, poll)).status for _ in range(12)] == [200] * 5 + [429] * 7
+        assert {line["user"] for line in audited(log_entries, "rate_limited")} == {"7"}
+        assert (await answer_to(port, poll.replace(b"Bearer 7", b"Bearer 8"))).status == 200
+        assert server.statistics().refused == {"poll_rate": 7}
+
+
+async def test_flood_of_states_that_wait_behind_a_proxy() -> None:
+    """A route that is asked for a state may wait too: it is counted like a poll."""
+    asked = trio.Event()
+
+    async def slow(_topic: str) -> dict[str, Any]:
+        asked.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    route = Route(path="/state/{name}", topic="room:{name}", transport=Transport.STATE, state=slow)
+    options = {"trusted_proxies": ["127.0.0.1"], "max_connections_per_address": 1}
+    async with attacked(routes=[route], **options) as server:
+        ask = request_bytes("GET", "/state/a", headers=FORWARDED)
+        async with connect(server.address[1]) as raw:
+            await raw.send(ask)
+            await asked.wait()
+            await check_refusal(await answer_to(server.address[1], ask), 429, "LIMIT_EXCEEDED")
 
 
 async def test_flood_of_polls_that_wait_behind_a_proxy() -> None:

@@ -449,6 +449,20 @@ async def test_polls_over_the_rate_are_told_when_to_come_back() -> None:
         assert engine.refused == {"poll_rate": 2, "shut_out": 2}
 
 
+async def test_polls_that_wait_are_counted_by_address() -> None:
+    """As streams are: nobody else counts them there."""
+    settings = Settings(dev=True, max_connections_per_address=1)
+    async with serving(settings) as (port, engine), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "/poll?topic=room:a&timeout=8")
+            await eventually(lambda: len(engine.polls) == 1)
+            refused = await client.get("/poll?topic=room:a&timeout=0")
+            assert (refused.status_code, refused.json()["code"]) == (429, "LIMIT_EXCEEDED")
+            await engine.publish("room:a", "come back")
+        assert (await client.get("/poll?topic=room:a&timeout=0")).status_code == 200
+        assert engine.refused == {"too_many_of_address": 1}
+
+
 async def test_forwarded_address_is_believed_of_a_trusted_proxy_only() -> None:
     """It is whose connections are counted."""
     headers = {"X-Forwarded-For": "203.0.113.9"}

@@ -76,7 +76,7 @@ async def test_certificate_is_taken_as_its_public_key():
         .sign(EC.private_key, hashes.SHA256())
         .public_bytes(Encoding.PEM)
     )
-    assert await code_of(StaticKeys.from_pem(certificate), None) is None
+    assert await code_of(StaticKeys.of(files=[certificate]), None) is None
 
 
 async def test_several_keys_are_told_apart_by_algorithm_and_name():
@@ -106,7 +106,7 @@ async def test_several_keys_are_told_apart_by_algorithm_and_name():
 def test_secret_that_is_weak_or_public_is_refused(text, fault):
     """With how long it is and how to make a better one; it is not repeated."""
     with pytest.raises(ConfigurationError) as caught:
-        StaticKeys.from_secret(text)
+        StaticKeys.of(secret=text)
     assert str(caught.value) == f"jwt_secret: {fault}"
 
 
@@ -179,7 +179,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("member", UNUSABLE.values(), ids=UNUSABLE)
 async def test_key_that_is_of_no_use_is_left_out_of_a_set(member):
     """The others are used."""
-    keys = StaticKeys.from_jwks(key_set(member, public(ED, "good", use="sig", alg="EdDSA", key_ops=["verify"])))
+    keys = StaticKeys.of(files=[key_set(member, public(ED, "good", use="sig", alg="EdDSA", key_ops=["verify"]))])
     assert [key.kid for key in keys._keys] == ["good"]
 
 
@@ -187,7 +187,7 @@ async def test_secrets_of_a_file_are_used_and_published_ones_are_not():
     """What is published is no secret."""
     secret = jwk.OctKey.import_key(SECRET).as_dict()
     document = key_set({**secret, "kid": "s"}, public(EC))
-    assert await code_of(StaticKeys.from_jwks(document), "s", "HS256") is None
+    assert await code_of(StaticKeys.of(files=[document]), "s", "HS256") is None
     remote = RemoteKeys(Issuer(document))
     assert await code_of(remote, "s", "HS256") is ErrorCode.AUTH_FAILED
     assert await code_of(remote, None, "ES256") is None

@@ -111,12 +111,19 @@ async def test_questions_are_asked_side_by_side_and_not_all_at_once(autojump_clo
 async def test_who_was_not_decided_about_in_time_is_ended(autojump_clock):
     """Everybody by then; the others keep what they have."""
     quick, slow = Someone([], 1.0), Someone([], 1000.0)
-    waiting = [Someone([], 1000.0) for _ in range(review.AT_ONCE)]
     began = trio.current_time()
-    await review.review([quick, slow, *waiting], asks=True)
+    await review.review([quick, slow], asks=True)
     assert trio.current_time() - began == pytest.approx(review.SECONDS)
     assert (quick.decided_at, quick.ended_at) == (began + 1, None)
-    assert {peer.ended_at for peer in (slow, *waiting)} == {began + review.SECONDS}
+    assert slow.ended_at == began + review.SECONDS
+
+
+async def test_who_was_not_even_asked_about_in_time_is_ended(autojump_clock):
+    """More than are asked about at once, and nobody is decided about."""
+    everybody = [Someone([], 1000.0) for _ in range(2 * review.AT_ONCE)]
+    began = trio.current_time()
+    await review.review(everybody, asks=True)
+    assert {peer.ended_at for peer in everybody} == {began + review.SECONDS}
 
 
 async def test_long_list_of_peers_does_not_hold_up_the_others(autojump_clock):

@@ -100,7 +100,7 @@ async def test_public_key_used_as_a_secret_is_refused(secret):
     for kid in ({}, {"kid": "rsa"}):
         token = signed(header={"alg": "HS256", **kid}, secret=secret)
         assert "signature" in await refused(token)
-        assert "no key" in await refused(token, verifier(keys=StaticKeys.from_pem(RSA_PEM)))
+        assert "no key" in await refused(token, verifier(keys=StaticKeys.of(files=[RSA_PEM])))
 
 
 @pytest.mark.parametrize("kid", ["ec", "ed"])
