@@ -508,7 +508,9 @@ def test_policy_is_read_without_anything_secret(toml):
         assert policy.decide(Identity("7"), Verb.JOIN, "order:1").allowed
         assert policy.decide(Identity("7"), Verb.JOIN, "room:a").because == "rule 1"
         assert policy.decide(Identity(), Verb.JOIN, "symbol:600519").allowed is (dev == "1")
-    assert load_policy(environ={}).decide(Identity("7"), Verb.JOIN, "room:a").because == "kind room: join = authenticated"
+    assert (
+        load_policy(environ={}).decide(Identity("7"), Verb.JOIN, "room:a").because == "kind room: join = authenticated"
+    )
 
 
 @pytest.mark.parametrize(
