@@ -69,6 +69,16 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session
+def clients(session: nox.Session) -> None:
+    """The browser client: its tests in Node and Chromium, its declarations, its size. Needs Node 20 and npm."""
+    session.install("-e", ".")
+    session.chdir("clients/js")
+    python = str(Path(session.virtualenv.location) / "bin" / "python")
+    session.run("npm", "test", env={"REALTIME_PYTHON": python}, external=True)
+    session.run("npm", "run", "types", external=True)
+
+
+@nox.session
 def schemathesis(session: nox.Session) -> None:
     """A running server held against its own OpenAPI document, in about two minutes."""
     session.install("-e", ".", "schemathesis>=4,<5")
@@ -122,6 +132,9 @@ def wheel(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "install", "-q", str(built), external=True)
         session.chdir(folder)
         session.run(python, "-m", "realtime", "--version", external=True)
+        # Reads the page and the browser client, which have to be in the wheel.
+        files = "from realtime import Settings; from transports.http.pages import make_pages; make_pages(Settings())"
+        session.run(python, "-c", files, external=True)
 
 
 @nox.session

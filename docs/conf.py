@@ -33,8 +33,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(trio|msgspec|httpx|hypercorn|collections\.abc|contextlib|pathlib|ssl|enum|abc)\..*"),
     ("py:.*", r"(ASGIFramework|Path|Mapping|Callable|Awaitable|AsyncIterator|AbstractAsyncContextManager|Raw|Struct)"),
     # Names of ours that are read in the source, not on the reference page.
-    ("py:.*", r"(realtime\.)?(\w+\.)?(ErrorCode|Kinds|Hub|Ingress|Page|Authenticate|Authorize|Decision)"),
-    ("py:.*", r"(realtime\.\w+\.)?(DescribedAction|Publish|Receipts|Subscribe)"),
+    ("py:.*", r"(realtime\.)?(\w+\.){0,2}(Changes|ErrorCode|Kinds|Hub|Ingress|Page|Authenticate|Authorize|Decision)"),
+    ("py:.*", r"(realtime\.\w+\.)?(DescribedAction|Publish|Receipts|Subscribe|Token|MemoryLink)"),
     # Type variables.
     ("py:.*", r"(realtime\.\w+\.)?(Feed|Handler|Result|_Function|M|P)"),
 ]

@@ -19,7 +19,7 @@ from typing import Self
 
 from attrs import field, frozen
 
-from realtime.auth import Right
+from realtime.auth import Identity, Right
 from realtime.errors import ConfigurationError
 
 __all__ = ["ApiKey", "ApiKeys", "new_key"]
@@ -76,6 +76,11 @@ class ApiKey:
                 )
         return cls(line["name"], frozenset(map(Right, rights)), bytes.fromhex(line["digest"]))
 
+    @property
+    def identity(self) -> Identity:
+        """Who logs in with it: no user, and nobody whom a rule is about."""
+        return Identity(rights=self.rights, key=self.name, token_id=f"{self.name}:{self.digest.hex()}")
+
     def may(self, right: Right) -> bool:
         """Whether the key opens this."""
         return right in self.rights or Right.ADMIN in self.rights
@@ -129,6 +134,10 @@ class ApiKeys:
     def has_plain(self) -> bool:
         """Whether a key itself stands in the configuration, which a server for others to use should not have."""
         return any(key.plain for key in self._keys)
+
+    def hold(self, identity: Identity) -> bool:
+        """Whether a login holds as far as keys are concerned: it has used none, or one that is still as it was."""
+        return identity.key is None or any(key.identity == identity for key in self._keys)
 
     def find(self, given: str) -> ApiKey | None:
         """The key that somebody gave; None if it is none of these."""

@@ -27,9 +27,11 @@ class Verb(StrEnum):
 
 
 class Right(StrEnum):
-    """What a back end may be allowed to do over the HTTP API."""
+    """What a back end may be allowed to do, over the HTTP API and as a peer."""
 
+    #: To every topic.
     PUBLISH = "publish"
+    #: Every topic, its members and history, and what is counted.
     READ = "read"
     #: To log users in by `realtime.tickets`.
     TICKETS = "tickets"
@@ -73,10 +75,12 @@ class Identity:
     claims: Mapping[str, Any] = field(default=_NOTHING, hash=False, kw_only=True, repr=False)
     #: The topics that the login itself opens; None: it says nothing of topics.
     grants: tuple[Grant, ...] | None = field(default=None, kw_only=True)
-    #: What the user may do over the HTTP API.
+    #: What the user may do beside the rules.
     rights: frozenset[Right] = field(default=frozenset(), kw_only=True)
     #: Names the token, so that it can be revoked.
     token_id: str | None = field(default=None, kw_only=True, repr=False)
+    #: The name of the API key, where that is what has logged in.
+    key: str | None = field(default=None, kw_only=True)
     #: When the token was made, in seconds of the Unix clock; None: not known.
     issued_at: float | None = field(default=None, kw_only=True)
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 
 from realtime import messages
 from realtime.audit import AuditEvent
-from realtime.auth import Carrier, Verb
+from realtime.auth import Carrier, Right, Verb
 from realtime.broker import Draft
 from realtime.errors import CommandError, ErrorCode
 from realtime.filters import parse_filter
@@ -63,7 +63,8 @@ def starting_point(reply: Reply) -> Reply:
 async def _publish(connection: Connection, command: messages.Publish) -> Reply:
     publisher = connection.engine.publisher
     await connection.permits.check(Verb.PUBLISH, command.topic)
-    connection.engine.admission.check_publish(connection.conduct.account)
+    if connection.session.identity.rights.isdisjoint((Right.PUBLISH, Right.ADMIN)):  # back ends publish as they like
+        connection.engine.admission.check_publish(connection.conduct.account)
     idempotency_key = command.idempotency_key
     if idempotency_key is not None:
         # Of this user only: nobody is to learn from a receipt what others have published.

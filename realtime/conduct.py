@@ -55,7 +55,9 @@ class Conduct:
 
     def _whom(self) -> dict[str, Any]:
         session = self._session
-        return {"connection": session.id, "user": session.identity.user, "address": self.address}
+        key = session.identity.key
+        whom = {"connection": session.id, "user": session.identity.user, "address": self.address}
+        return whom if key is None else {**whom, "key": f"key {key}"}
 
     def record(self, event: AuditEvent, **members: Any) -> None:
         """Have the audit log know something of this peer."""

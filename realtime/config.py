@@ -66,6 +66,8 @@ class Settings:
     forwarded_header: Literal["x-forwarded", "forwarded"] = field(
         default="x-forwarded", validator=validators.in_(("x-forwarded", "forwarded"))
     )
+    #: Whether the page for operators is served, at ``/admin``. It shows nothing without a key.
+    admin_page: bool = True
     #: Keys that back ends present, one line each as ``realtime new-key`` prints it.
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     #: Options for kinds of topics, by name: a table per kind in the file.

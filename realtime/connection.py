@@ -428,7 +428,8 @@ class Connection:
             engine.check_login(identity)
         elif identity.user != known.user:
             raise CommandError(ErrorCode.AUTH_FAILED, "a connection cannot change its user")
-        event = AuditEvent.REFRESH if known.user == identity.user else AuditEvent.LOGIN
+        same = (known.user, known.key) == (identity.user, identity.key)
+        event = AuditEvent.REFRESH if same else AuditEvent.LOGIN
         session.identity = identity
         self.permits.renew(identity)
         self.conduct.record(event)
@@ -484,6 +485,11 @@ class Connection:
             for reply in joined:  # the welcome has said so, but moves no cursor
                 self._push("subscribed", reply, cursor=self.outbox.cursor)
 
+    @property
+    def queue_age(self) -> float:
+        """How many seconds there has been something that the peer did not take at once."""
+        return round(trio.current_time() - self._backlog_since, 3) if self.outbox.backlogged else 0.0
+
     def statistics(self) -> ConnectionStatistics:
         """A snapshot."""
         now = trio.current_time()
@@ -501,7 +507,7 @@ class Connection:
             subscriptions=len(self.session.subscriptions),
             queue_messages=outbox.messages,
             queue_bytes=outbox.bytes,
-            queue_age=round(now - self._backlog_since, 3) if outbox.backlogged else 0.0,
+            queue_age=self.queue_age,
         )
 
 

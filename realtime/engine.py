@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 import trio
 from attrs import evolve, fields
 
+from realtime.activity import Lookout
 from realtime.admission import OFFENCES, Admission, Crowded, Foreign
 from realtime.api_keys import ApiKeys
 from realtime.audit import Audit, AuditEvent
@@ -129,7 +130,11 @@ class Engine:
         self.revocations = Revocations(keep_seconds=settings.revocation_seconds)
         #: From a token and the way it came to an identity. Raises `CommandError`.
         self.log_in = Login(
-            authenticate, self.tickets, self.revocations, timeout_seconds=settings.authorize_timeout_seconds
+            authenticate,
+            self.tickets,
+            self.revocations,
+            find_key=lambda text: self.api_keys.find(text),  # noqa: PLW0108 - others are there after a reload
+            timeout_seconds=settings.authorize_timeout_seconds,
         )
         self.gate = Gate(settings.policy(self.kinds), authorize, timeout_seconds=settings.authorize_timeout_seconds)
         self.api_keys = ApiKeys(settings.api_keys)
@@ -159,6 +164,7 @@ class Engine:
             now_ms=self.now_ms,
         )
         self.connections = Directory()
+        self.activity = Lookout(self.hub, self.connections)
         #: Requests and peers that were turned away, by reason.
         self.refused: dict[str, int] = {}
         self.admission = Admission(settings, self.refuse)
@@ -362,6 +368,10 @@ class Engine:
         error = CommandError(ErrorCode.PERMISSION_DENIED, reason.text)
         return len(connections) + self._end_polls(user, None, error)
 
+    def disconnect(self, connection_id: str, reason: CloseReason = FORBIDDEN) -> None:
+        """Close one connection. Raises `CommandError`."""
+        self.connections.find(connection_id).close(reason)
+
     def revoke_user(self, user: str, reason: CloseReason = FORBIDDEN) -> int:
         """The same, and no token that the user has been given so far is taken any more. Raises `CommandError`."""
         self.revocations.revoke_user(user)
@@ -374,29 +384,35 @@ class Engine:
         ``until``: when it expires anyway, in seconds of the Unix clock. Raises `CommandError`.
         """
         self.revocations.revoke_token(token_id, until)
-        theirs = [each for each in self.connections if each.session.identity.token_id == token_id]
+        return self._end_logins(lambda identity: identity.token_id == token_id)
+
+    def _end_logins(self, is_over: Callable[[Identity], bool]) -> int:
+        theirs = [each for each in self.connections if is_over(each.session.identity)]
         for connection in theirs:
             connection.close(FORBIDDEN)
         error = CommandError(ErrorCode.AUTH_FAILED, "the login was revoked")
-        polls = [poll for poll in list(self.polls) if poll.identity.token_id == token_id]
-        return len(theirs) + sum(poll.end(None, error) for poll in polls)
+        return len(theirs) + sum(poll.end(None, error) for poll in list(self.polls) if is_over(poll.identity))
 
     def check_login(self, identity: Identity) -> None:
         """Raise `CommandError` where a login that was good does not hold any more, or is one too many."""
         self.revocations.check(identity)
+        if not self.api_keys.hold(identity):
+            raise CommandError(ErrorCode.AUTH_FAILED, "the API key was taken back")
         if identity.user is not None:
             self.admission.check_user(self.connections.count_of_user(identity.user))
 
     async def reload(self, settings: Settings) -> list[str]:
         """Take over the rules, the API keys and the origins of new settings.
 
-        Peers lose what they may not have any more; what they may have now they get by asking. The names of other
-        settings that differ, for which the server would have to be started anew. Raises `ConfigurationError` where
-        these do not go together with the settings that stay; then nothing is taken over.
+        Peers lose what they may not have any more, and those of a key that is gone or has changed are closed; what they
+        may have now they get by asking. The names of other settings that differ, for which the server would have to be
+        started anew. Raises `ConfigurationError` where these do not go together with the settings that stay; then
+        nothing is taken over.
         """
         merged = evolve(self.settings, **{name: getattr(settings, name) for name in RELOADED})
         api_keys, policy = ApiKeys(merged.api_keys), merged.policy(self.kinds)
         self.settings, self.api_keys, self.gate.policy = merged, api_keys, policy
+        self._end_logins(lambda identity: not api_keys.hold(identity))
         await self.review()
         names = [attribute.name for attribute in fields(Settings)]
         return [name for name in names if getattr(settings, name) != getattr(merged, name)]

@@ -1,7 +1,8 @@
 """Whether a peer may do a thing: the rules, and a function of the user's own.
 
-What a rule denies is denied, and somebody else's own topic is out of reach. In everything else the function goes first,
-and where it has no opinion the rules decide.
+Who has the right to read or to publish, as back ends do, may do so everywhere: the HTTP API asks no more either. For
+all others, what a rule denies is denied, and somebody else's own topic is out of reach. In everything else the function
+goes first, and where it has no opinion the rules decide.
 
 A decision is made once for each peer, verb and topic. It holds until the peer logs in anew or the rules change, so a
 message on a topic costs a look into a table.
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from realtime.auth import Identity, Verb
+from realtime.auth import Identity, Right, Verb
 from realtime.errors import CommandError, ErrorCode
 from realtime.permissions import Decision, Policy
 from realtime.topics import Access
@@ -28,6 +29,15 @@ log = structlog.get_logger("realtime")
 #: A function of the user's own, plain or async: may this peer do this, on this topic (for `Verb.REQUEST`: with this
 #: action)? None: the rules decide.
 Authorize = Callable[[Identity, Verb, str], bool | Awaitable[bool | None] | None]
+
+#: The rights that open each verb on all topics, and all actions.
+_OPENS = {
+    Verb.JOIN: frozenset({Right.READ, Right.ADMIN}),
+    Verb.PRESENCE: frozenset({Right.READ, Right.ADMIN}),
+    Verb.HISTORY: frozenset({Right.READ, Right.ADMIN}),
+    Verb.PUBLISH: frozenset({Right.PUBLISH, Right.ADMIN}),
+    Verb.REQUEST: frozenset({Right.ADMIN}),
+}
 
 #: Decisions that are kept for one peer: of each topic that it may have by default, and of some that it asks about.
 _REMEMBERED = 1000
@@ -75,6 +85,8 @@ class Gate:
 
     def decide_now(self, identity: Identity, verb: Verb, target: str, allow: Access | None = None) -> Decision:
         """What the rules say; ``target`` is a topic, or for `Verb.REQUEST` an action, and ``allow`` its own option."""
+        if identity.rights and (opening := identity.rights & _OPENS[verb]):
+            return Decision(allowed=True, because=f"the right {min(opening).value}", final=True)
         if verb is Verb.REQUEST:
             return self.policy.decide_action(identity, target, allow)
         return self.policy.decide(identity, verb, target)

@@ -493,6 +493,10 @@ class Hub:
             held_topics=sum(audience.held is not None for audience in self._audiences.values()),
         )
 
+    def audiences(self) -> list[Audience]:
+        """Of every topic that somebody has subscribed to."""
+        return list(self._audiences.values())
+
     def topic_statistics(self, topic: str) -> TopicStatistics | None:
         """The counters of one topic; None where nobody subscribes to it."""
         audience = self._audiences.get(topic)

@@ -1,4 +1,8 @@
-"""From a token to an identity, whatever the token is and whichever way it came."""
+"""From a token to an identity, whatever the token is and whichever way it came.
+
+An API key is taken in a header and in a message, so that back ends and operators may be peers too. Not from a cookie, a
+subprotocol or a URL: those are for pages, and a page should have a ticket.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 import structlog
 import trio
 
+from realtime.api_keys import ApiKey
 from realtime.auth import Authenticate, Carrier, Identity
 from realtime.errors import CommandError, ErrorCode
 from realtime.revocation import Revocations
@@ -23,10 +28,11 @@ log = structlog.get_logger("realtime")
 #: No token that is in use is longer; a cookie cannot be.
 MAX_TOKEN_CHARACTERS = 8192
 _TWO = 2
+_OF_KEYS = (Carrier.HEADER, Carrier.MESSAGE)
 
 
 class Login:
-    """Tickets are redeemed here; everything else is for the function that the server was given."""
+    """Tickets and API keys are looked up here; everything else is for the function that the server was given."""
 
     def __init__(
         self,
@@ -34,9 +40,11 @@ class Login:
         tickets: Tickets,
         revocations: Revocations,
         *,
+        find_key: Callable[[str], ApiKey | None],
         timeout_seconds: float,
     ) -> None:
         self._authenticate = authenticate
+        self._find_key = find_key
         self._takes_carrier = authenticate is not None and _takes_two(authenticate)
         self._tickets = tickets
         self._revocations = revocations
@@ -46,6 +54,9 @@ class Login:
         """Who the bearer is. Raises `CommandError`, the words of which say nothing of the token."""
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             raise CommandError(ErrorCode.AUTH_FAILED, "this is not a token")
+        key = self._find_key(token) if carrier in _OF_KEYS else None
+        if key is not None:
+            return key.identity
         identity = self._tickets.redeem(token) if self._tickets.is_ticket(token) else await self._ask(token, carrier)
         self._revocations.check(identity)
         return identity

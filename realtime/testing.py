@@ -21,15 +21,16 @@ import msgspec
 import trio
 
 from realtime import closing
-from realtime.auth import ANONYMOUS, Identity
+from realtime.auth import ANONYMOUS, Carrier, Identity
 from realtime.closing import CloseReason
 from realtime.connection import Connection
-from realtime.engine import Engine
-from realtime.errors import WireBroken, WireClosed
+from realtime.engine import Engine, lone_exceptions_bare
+from realtime.errors import CommandError, ErrorCode, WireBroken, WireClosed
+from realtime.link import Credentials, LinkEnded, LinkRefused, Said
 from realtime.wire import Framing, LineFraming, Receiver
 from realtime.wishes import Subscribe
 
-__all__ = ["MemoryWire", "Peer", "connect"]
+__all__ = ["MemoryDialer", "MemoryLink", "MemoryWire", "Peer", "connect"]
 
 _FRAMING = LineFraming()
 
@@ -153,6 +154,11 @@ class MemoryWire:
         """Break the wire: what was not read is lost."""
         self._broken = True
         self._move()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the other end has hung up."""
+        return self._broken
 
     @property
     def ended(self) -> bool:
@@ -294,3 +300,114 @@ async def connect(
         connection.close(closing.GONE)
         await peer._ended.wait()  # noqa: SLF001
         nursery.cancel_scope.cancel()
+
+
+class MemoryLink:
+    """A `realtime.link.Link` to an engine in this process; made by `MemoryDialer`."""
+
+    ordered = True
+
+    def __init__(self, wire: MemoryWire, connection: Connection) -> None:
+        self.wire = wire
+        self.connection = connection
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
+
+    async def receive(self) -> Said:
+        """See `realtime.link.Link`."""
+        while not self._lines:
+            data = b"" if self.wire.broken else await self.wire.take()
+            if not data or self.wire.broken:
+                reason = self.wire.close_reason
+                raise LinkEnded(reason.text, code=reason.code) if reason else LinkEnded("the connection was lost")
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._lines.extend(lines)
+            self.wire.hear_from()  # what came proves this end alive, as the pongs of a real one do
+        return Said(self._lines.popleft())
+
+    async def send(self, text: bytes) -> bytes | None:
+        """See `realtime.link.Link`."""
+        await trio.lowlevel.checkpoint()
+        if self.wire.broken or self.wire.ended:
+            raise LinkEnded("the connection was lost")
+        self.wire.say(text)
+        return None
+
+
+class MemoryDialer:
+    """A `realtime.link.Dialer` that leads to an engine in this process: test your own client code in virtual time.
+
+    ::
+
+        way = MemoryDialer(engine)
+        async with open_client([way]) as client:
+            ...
+            way.cut()  # and see what your code makes of it
+    """
+
+    name = "memory"
+
+    def __init__(self, engine: Engine) -> None:
+        #: Where it leads; another one is a server that was replaced.
+        self.engine = engine
+        #: What the next attempts fail with, as if nobody was there; None: they succeed.
+        self.failure: Exception | None = None
+        #: The links that there are.
+        self.links: list[MemoryLink] = []
+        #: How often a link was asked for.
+        self.attempts = 0
+
+    def cut(self) -> None:
+        """Break all links, as a network does: what is under way is lost."""
+        for link in self.links:
+            link.wire.hang_up()
+            link.wire.resume()
+
+    @asynccontextmanager
+    async def open(self, credentials: Credentials) -> AsyncIterator[MemoryLink]:
+        """See `realtime.link.Dialer`."""
+        self.attempts += 1
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        engine = self.engine
+        identity: Identity | None = ANONYMOUS if engine.settings.anonymous else None
+        if credentials.token is not None:
+            try:
+                identity = await engine.log_in(credentials.token, Carrier.HEADER)
+            except CommandError as error:
+                raise LinkRefused(error, login=error.code in _LOGIN_CODES) from None
+        wire = MemoryWire()
+        wire.refused_in_band = True
+        connection = Connection(
+            engine,
+            wire,
+            identity=identity or ANONYMOUS,
+            authenticated=identity is not None,
+            transport=self.name,
+            cursor=credentials.cursor,
+        )
+        link = MemoryLink(wire, connection)
+        self.links.append(link)
+        ended = trio.Event()
+
+        async def serve() -> None:
+            try:
+                await connection.run()
+            finally:
+                ended.set()
+
+        with lone_exceptions_bare():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)  # noqa: ASYNC113 - what waits for the welcome waits for this
+                try:
+                    yield link
+                finally:
+                    self.links.remove(link)
+                    wire.hang_up()
+                    connection.close(closing.left(closing.NORMAL.code))
+                    with trio.CancelScope(shield=True):  # it does not wait: its peer is gone
+                        await ended.wait()
+
+
+_LOGIN_CODES = {ErrorCode.AUTH_FAILED, ErrorCode.AUTH_REQUIRED, ErrorCode.TOKEN_EXPIRED}

@@ -144,7 +144,7 @@ class _Endpoints:
             identity = await identify(engine, head, seen, query=_query())
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            wishes, cursor = wishes_of(head, _query(), identity, binding)
+            wishes, cursor = wishes_of(head, _query(), binding)
             if binding is not None and await engine.is_exhausted(binding.topic, wishes[0].since):
                 # An EventSource comes back for ever, unless it is told this.
                 return Response(status=204, headers={"Connection": "close"})

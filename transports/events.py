@@ -140,17 +140,15 @@ def parse_wishes(query: Query, last_event_id: str | None = None) -> tuple[list[S
     return list(wishes.values()), cursor
 
 
-def wishes_of(head: Head, query: Query, identity: Identity, binding: Binding | None) -> tuple[list[Subscribe], str]:
+def wishes_of(head: Head, query: Query, binding: Binding | None) -> tuple[list[Subscribe], str]:
     """What a request for an event stream asks for; raises `CommandError`."""
     last_event_id = head.header(b"last-event-id")
     if binding is not None:
         wish = _bound_wish(binding)
         position = decode_cursor(last_event_id or "").get(wish.topic)
         return [wish if position is None else evolve(wish, since=Since(after=position))], ""
-    wishes, cursor = parse_wishes(query, last_event_id)
-    if not wishes and identity.user is None:
-        raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
-    return wishes, cursor
+    # Without a topic too: commands beside the stream may bring some.
+    return parse_wishes(query, last_event_id)
 
 
 def first_wishes(query: Query, identity: Identity | None, binding: Binding | None) -> tuple[list[Subscribe], str]:

@@ -304,7 +304,7 @@ class Front:
             identity = await identify(engine, request, peer, query=query)
             if identity is None:
                 raise CommandError(ErrorCode.AUTH_REQUIRED, "log in first")
-            wishes, cursor = wishes_of(request, query, identity, binding)
+            wishes, cursor = wishes_of(request, query, binding)
             if binding is not None and await engine.is_exhausted(binding.topic, wishes[0].since):
                 # An EventSource comes back for ever, unless it is told this.
                 await stream.send_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")

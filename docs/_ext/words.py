@@ -11,6 +11,7 @@ SETTINGS = {
     "over.",
     "trusted_proxies": "+ Each is ``10.0.0.7`` or ``10.0.0.0/8``. What anybody else says of it is not read.",
     "forwarded_header": "+ ``x-forwarded``: ``X-Forwarded-For``, ``-Proto`` and ``-Host``. ``forwarded``: RFC 7239.",
+    "admin_page": "+ Beside an application of your own it is at ``/realtime/admin``.",
     "api_keys": "+ Empty: nobody uses the HTTP API. A key itself is refused in a file. A reload takes them over.",
     "kinds": "+ See :doc:`kinds`. Not read from the environment.",
     "rules": "+ See :doc:`/howto/permissions`. Not read from the environment. A reload takes them over.",

@@ -13,8 +13,8 @@ import pytest
 
 from realtime.api_keys import new_key
 from realtime.auth import Right
-from tests.forgery import WAYS, ask, ask_upgrade, attacked, bearer, check_secret, refused, show, signed, token, told
-from tests.peers import Response, connect, open_events, open_websocket, request_bytes
+from tests.forgery import ask, ask_upgrade, attacked, bearer, check_secret, refused, show, signed, token, told
+from tests.peers import Response, connect, open_events, open_websocket, request_bytes, upgraded
 
 Entries = list[dict[str, Any]]
 
@@ -417,11 +417,30 @@ async def test_address_that_would_forge_a_line_of_the_log(log_entries: Entries) 
             assert repr(line).isprintable()
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_key_of_a_back_end_as_a_login(way: str, log_entries: Entries) -> None:
-    """A key that leaks into a page logs nobody in."""
+async def test_key_of_a_back_end_as_a_login_of_a_page(log_entries: Entries) -> None:
+    """Where pages carry their logins, a key is none: not in a cookie, not in a URL, not in a subprotocol."""
     key, line = new_key("back-end", [Right.ADMIN])
-    async with attacked(api_keys=[line]) as server:
-        reason = {"sse": "sse", "poll": "request"}.get(way, "credentials")
-        with refused(server, log_entries, reason, "AUTH_FAILED", key):
-            assert (await show(server.address[1], way, key))["code"] == "AUTH_FAILED"
+    async with attacked(api_keys=[line], **COOKIES, query_tokens=True) as server:
+        port = server.address[1]
+        own = "http://localhost"
+        with refused(server, log_entries, "credentials", "AUTH_FAILED", key):
+            assert (await show(port, "subprotocol", key))["code"] == "AUTH_FAILED"
+        for target, headers in (
+            (f"/poll?topic=room:a&timeout=0&token={key}", {}),
+            ("/poll?topic=room:a&timeout=0", {"Cookie": f"{COOKIES['cookie_name']}={key}", "Origin": own}),
+        ):
+            with refused(server, log_entries, "request", "AUTH_FAILED", key):
+                assert (await ask(port, target, headers)).status == 401
+
+
+async def test_key_of_a_back_end_beyond_its_rights() -> None:
+    """As a peer it may what it may over the API, and no more."""
+    key, line = new_key("back-end", [Right.TICKETS])
+    rules = [{"name": "users", "topics": ["room:*"], "allow": ["join", "publish", "history"], "who": "authenticated"}]
+    async with attacked(api_keys=[line], rules=rules) as server, upgraded(server.address[1], "/ws") as peer:
+        await peer.receive_type("welcome")
+        assert (await peer.command("auth", token=key))["type"] == "authenticated"
+        for topic in ("room:a", "user:7", "global"):
+            assert (await peer.command("history", topic=topic))["code"] == "PERMISSION_DENIED"
+            assert (await peer.command("publish", topic=topic, data=1))["code"] == "PERMISSION_DENIED"
+        assert (await peer.command("subscribe", topic="room:a"))["code"] == "PERMISSION_DENIED"

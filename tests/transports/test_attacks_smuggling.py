@@ -222,7 +222,7 @@ PLACES = {
     "path": ("/{}", {}),
     "path_of_a_route": ("/state/{}", {}),
     "path_of_the_api": ("/api/v1//topics/{}/", {}),
-    "path_of_a_file": ("/static/{}", {}),
+    "path_of_a_file": ("/realtime/{}", {}),
     "path_of_an_events_command": ("/sse/{}", {}),
     "another_host": ("//{}", {}),
     "last_event_id": ("/sse?topic=room:a", {"Last-Event-ID": "{}"}),

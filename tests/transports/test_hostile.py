@@ -221,7 +221,7 @@ async def test_reset_while_a_page_is_sent_leaves_nothing(port: int) -> None:
                 raw.reset()
 
 
-@pytest.mark.parametrize("target", ["/static/live.js", "/healthz"])
+@pytest.mark.parametrize("target", ["/realtime/live.js", "/healthz"])
 async def test_peer_that_asks_without_end_and_never_reads_is_ended(target: str) -> None:
     """Its answers are not kept for it: it is read no further, and after the stall timeout it is gone."""
     async with running(write_stall_timeout_seconds=0.2, send_buffer_bytes=4096) as server:

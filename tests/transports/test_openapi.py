@@ -223,7 +223,14 @@ async def test_every_documented_answer_is_given() -> None:
         await _use_sessions(tries)
         await _use_logins(tries)
         await _use_front_door(tries)
-        for name in ("read_health", "read_statistics", "read_metrics", "read_asyncapi", "read_readiness"):
+        for name in (
+            "read_health",
+            "read_statistics",
+            "read_activity",
+            "read_metrics",
+            "read_asyncapi",
+            "read_readiness",
+        ):
             await tries(name, 200)
         server.draining = True
         await tries("read_readiness", 503)
@@ -247,7 +254,7 @@ async def _refuse_everything(tries: Trier) -> None:
             if name != "command_event_stream":
                 await tries(name, 400, at=anywhere, content=b"{")
         if any(parameter["in"] == "query" for parameter in spec.get("parameters", ())):
-            for parameter in ("limit", "mode", "filter"):
+            for parameter in ("limit", "mode", "filter", "topics"):
                 if any(known["name"] == parameter for known in spec["parameters"]):
                     await tries(name, 400, at=anywhere, params={parameter: "x"})
 
@@ -268,6 +275,7 @@ async def _use_messages(tries: Trier) -> None:
         at = {"connection": events.welcome["connection"]}
         await tries("send_to_connection", 200, at=at, json={"data": 1})
         await tries("read_connection", 200, at=at)
+        await tries("disconnect_connection", 404, at={"connection": "c_1"})
         await tries("list_connections", 200)
         secret = {"X-Connection-Secret": events.welcome["secret"]}
         await tries("command_event_stream", 200, at=at, headers=secret, json={"type": "ping", "id": 1})
@@ -279,6 +287,8 @@ async def _use_messages(tries: Trier) -> None:
         await tries("list_topics", 200)
         await tries("list_members", 200)
         await tries("disconnect_user", 200, at={"user": "7"})
+    async with open_events(tries.server.address[1], "topic=room:a", headers=TOKEN) as events:
+        await tries("disconnect_connection", 204, at={"connection": events.welcome["connection"]})
 
 
 async def _use_topics(tries: Trier) -> None:

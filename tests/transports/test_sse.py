@@ -197,7 +197,6 @@ async def test_shutdown_is_told_with_the_time_to_come_back() -> None:
 @pytest.mark.parametrize(
     ("query", "status", "code"),
     [
-        ("", 400, "BAD_REQUEST"),
         ("topic=nokind:a", 400, "INVALID_TOPIC"),
         ("topic=symbol:12", 400, "INVALID_SYMBOL"),
         ("topic=user:7", 403, "PERMISSION_DENIED"),

@@ -8,7 +8,8 @@ import pytest
 import structlog
 import trio
 
-from realtime.auth import Carrier, Identity
+from realtime.api_keys import ApiKeys, new_key
+from realtime.auth import Carrier, Identity, Right
 from realtime.errors import CommandError, ErrorCode
 from realtime.login import MAX_TOKEN_CHARACTERS, Login
 from realtime.revocation import Revocations
@@ -25,12 +26,19 @@ def logged():
         yield entries
 
 
-def login(authenticate=None, *, tickets: Tickets | None = None, revocations: Revocations | None = None) -> Login:
+def login(
+    authenticate=None,
+    *,
+    tickets: Tickets | None = None,
+    revocations: Revocations | None = None,
+    keys: tuple[str, ...] = (),
+) -> Login:
     """A login with this function."""
     return Login(
         authenticate,
         Tickets(now=trio.current_time) if tickets is None else tickets,
         Revocations() if revocations is None else revocations,
+        find_key=ApiKeys(keys).find,
         timeout_seconds=5.0,
     )
 
@@ -215,3 +223,23 @@ async def test_login_that_is_revoked_while_the_function_looks_is_refused(autojum
         await trio.sleep(0.5)
         revocations.revoke_user(SECRET)
     assert [error.message for error in errors] == ["the login was revoked"]
+
+
+@pytest.mark.parametrize("carrier", Carrier)
+async def test_key_of_a_back_end_logs_in_where_no_page_is(carrier):
+    """In a header or a message: from a cookie, a subprotocol or a URL it is not taken, whatever it opens."""
+    key, line = new_key("billing", [Right.READ])
+    made = login(keys=(line,))
+    if carrier in (Carrier.HEADER, Carrier.MESSAGE):
+        identity = await made(key, carrier)
+        assert (identity.user, identity.key, identity.rights) == (None, "billing", {Right.READ})
+    else:
+        with pytest.raises(CommandError) as caught:
+            await made(key, carrier)
+        assert caught.value.code is ErrorCode.AUTH_FAILED
+
+
+async def test_key_that_is_none_is_asked_about_like_any_token():
+    """A function of one's own may know it."""
+    _, line = new_key("billing", [Right.READ])
+    assert await login(lambda _token: ANN, keys=(line,))("rtk_billing_made_up", Carrier.HEADER) == ANN

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from mimetypes import guess_type
-from pathlib import Path
 from typing import Any
 
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
@@ -18,13 +16,13 @@ from transports.http.dispatch import MAX_BODY_BYTES, add_endpoints, end_if_unrea
 from transports.http.endpoints import Access, Endpoint, Endpoints
 from transports.http.front_door import FRONT_DOOR
 from transports.http.openapi import openapi_document
+from transports.http.pages import make_pages
 
 __all__ = ["make_api", "make_app"]
 
-_STATIC = Path(__file__).parent.parent / "static"
-#: No inline script, nothing from elsewhere, no frames.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+#: What no response needs a right for; a page of ours says more itself.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -42,25 +40,12 @@ def make_app(engine: Engine) -> QuartTrio:
     app.config["BODY_TIMEOUT"] = engine.settings.request_timeout_seconds
     app.register_blueprint(_api(engine, (*API, *FRONT_DOOR), None))
 
-    files = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
-
-    @app.get("/")
-    async def page() -> Response:
-        return Response(files["live.html"], mimetype="text/html")
-
-    @app.get("/static/<name>")
-    async def static_file(name: str) -> Response:
-        if name not in files:
-            raise NotFound
-        response = Response(files[name], mimetype=guess_type(name)[0], headers={"Cache-Control": "no-cache"})
-        await response.add_etag()
-        return await response.make_conditional(request)
-
+    app.register_blueprint(make_pages(engine.settings))
     app.after_request(end_if_unread)
 
     @app.after_request
     async def secure(response: Response) -> Response:
-        for name, value in _PAGE_HEADERS.items():
+        for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 

@@ -13,9 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["OUR_PATHS", "beside"]
 
-_OURS = ("/api/v1/", "/static/")
+_OURS = ("/api/v1/", "/realtime/")
 #: These stay ours whatever else is served: what looks after a server must find it.
-OUR_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/api/v1/publish"})
+OUR_PATHS = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/api/v1/publish",
+        "/realtime.js",
+    }
+)
 
 
 def beside(ours: ASGIFramework, theirs: ASGIFramework | None) -> ASGIFramework:

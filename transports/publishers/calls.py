@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from attrs import field, frozen
 from msgspec import Meta, Raw, Struct
 
 from realtime.errors import ErrorCode, RealtimeError
+from transports.retrying import retry_after
 
 __all__ = [
     "Call",
@@ -230,17 +230,5 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> PublishErr
         default = ErrorCode.BAD_REQUEST if 400 <= status < 500 else ErrorCode.INTERNAL_ERROR  # noqa: PLR2004
         error = PublishError(_CODES.get(status, default), f"answered with status {status}", status=status)
     if error.retry_after is None:
-        error.retry_after = _retry_after(headers)
+        error.retry_after = retry_after(headers)
     return error
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("retry-after", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        # A date is meant by the clock of who wrote it, and ours need not agree.
-        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])
-    except (KeyError, OverflowError, TypeError, ValueError):
-        return None
-    return max(0.0, wait.total_seconds())

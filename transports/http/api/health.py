@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from realtime.activity import Activity
 from realtime.asyncapi import asyncapi_document
 from realtime.engine import Engine
 from realtime.statistics import EngineStatistics
@@ -16,11 +17,20 @@ __all__ = ["health"]
 
 health = Endpoints()
 
+HowMany = Annotated[int, Meta(ge=0, le=100)]
+
 
 class Health(Struct, frozen=True):
     """The process lives."""
 
     status: Literal["ok"] = "ok"
+
+
+class ActivityQuery(Struct, frozen=True):
+    """How many of each."""
+
+    topics: HowMany = 10
+    connections: HowMany = 10
 
 
 class Readiness(Struct, frozen=True):
@@ -45,6 +55,12 @@ async def read_readiness(engine: Engine) -> Answer[Readiness]:
 async def read_statistics(engine: Engine) -> EngineStatistics:
     """Read everything that is counted."""
     return engine.statistics()
+
+
+@health.get("/api/v1/activity")
+async def read_activity(engine: Engine, query: ActivityQuery) -> Activity:
+    """Read which topics are the busiest and which connections the slowest, as of the last second."""
+    return await engine.activity.look(query.topics, query.connections)
 
 
 @health.get("/metrics", media=METRICS_MEDIA)

@@ -99,6 +99,17 @@ async def read_connection(engine: Engine, connection: str) -> ConnectionDetails:
     return _describe(engine.connections.find(connection))
 
 
+@peers.post(
+    "/api/v1/connections/{connection}/disconnect",
+    access=Access.ADMIN,
+    statuses=(204,),
+    errors=(ErrorCode.CONNECTION_NOT_FOUND,),
+)
+async def disconnect_connection(engine: Engine, connection: str) -> None:
+    """Close one connection, with 4003: it does not come back by itself."""
+    engine.disconnect(connection)
+
+
 @peers.post("/api/v1/users/{user}/disconnect", access=Access.ADMIN, errors=(ErrorCode.LIMIT_EXCEEDED,))
 async def disconnect_user(engine: Engine, user: str, body: Disconnect) -> Disconnected:
     """Close all connections of a user, with 4003: they do not come back by themselves.

@@ -1,0 +1,19 @@
+import { RealtimeError } from "./error.js";
+
+const quote = (topic) => encodeURIComponent(topic).replace(/[!~]/g, (c) => (c === "!" ? "%21" : "%7E"));
+
+export const encodeCursor = (positions) =>
+	positions
+		.slice(0, 200)
+		.map(({ topic, epoch, offset }) => `${quote(topic)}!${epoch}!${offset}`)
+		.join("~");
+
+export const decodeCursor = (text) =>
+	(text ? text.split("~") : []).map((part) => {
+		const [, topic, epoch, offset] = /^([^!]+)!([^!]+)!(\d+)$/.exec(part) ?? [];
+		if (!topic) throw new RealtimeError("BAD_REQUEST", "not a cursor");
+		return { topic: decodeURIComponent(topic), epoch, offset: +offset };
+	});
+
+/** Whether who is at `to` misses nothing of what follows `from`. */
+export const reaches = (from, to) => !to || (from?.epoch === to.epoch && from.offset <= to.offset);

@@ -1,0 +1,241 @@
+"""The topics that this client follows, by name: what is asked of each link, and whom it is for what a link brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+
+from msgspec import Raw
+
+from realtime.client.conversation import Conversation, Ending, Line
+from realtime.client.failures import PASSING, command_error
+from realtime.client.inbox import Inbox
+from realtime.client.track import State, Track
+from realtime.client.words import Heard, Last, View, encode_command
+from realtime.errors import CommandError, ErrorCode, RealtimeError
+from realtime.history import MAX_CURSOR_TOPICS, Position, decode_cursor, encode_cursor
+
+__all__ = ["Topics"]
+
+#: The most that the server takes in one message.
+BATCH_COMMANDS = 1000
+#: What a batch has around its commands.
+BATCH_FRAME_BYTES = 100
+#: What may come of a topic ahead of the reply that tells where it begins; far more than there is time for.
+MAX_HELD = 10_000
+
+
+class Topics:
+    """See the module. ``later`` has `resume` called after a while: what it is given, or a time of its own."""
+
+    def __init__(self, next_id: Callable[[], int], later: Callable[[float | None], None]) -> None:
+        self._next_id = next_id
+        self._later = later
+        self._tracks: dict[str, Track] = {}
+        #: Of those who read what the server places us in.
+        self._placed: list[Inbox] = []
+        self._conversation: Conversation | None = None
+
+    def __iter__(self) -> Iterator[Track]:
+        return iter(self._tracks.values())
+
+    # -- readers ---------------------------------------------------------------------------------------------
+
+    def follow(self, topic: str, view: View, recover: Last | Position | None, inbox: Inbox) -> Track:
+        """Have the messages of a topic put into ``inbox``. Raises `CommandError`."""
+        track = self._tracks.get(topic)
+        if track is None:
+            track = self._tracks[topic] = Track(topic, view, recover)
+            track.inboxes.append(inbox)
+            self.resume()
+        elif track.view != view or recover is not None:
+            message = "this client has the topic already, with other options or from another place"
+            raise CommandError(ErrorCode.ALREADY_SUBSCRIBED, message)
+        else:
+            track.inboxes.append(inbox)
+        return track
+
+    def leave(self, track: Track, inbox: Inbox) -> None:
+        """Take the inbox away; the last one ends the subscription. Never waits: the server is told in due course."""
+        track.inboxes.remove(inbox)
+        if self._tracks.get(track.topic) is not track or track.placed or track.inboxes:
+            return
+        del self._tracks[track.topic]
+        if self._conversation is not None and track.state is not State.WANTED:
+            command_id = self._next_id()
+            text = encode_command("unsubscribe", command_id, {"topic": track.topic})
+            self._conversation.say(Line(command_id, text, _ignore))
+
+    def follow_placed(self, inbox: Inbox) -> None:
+        """Have the messages of all topics put into ``inbox`` that the server places us in, now and later."""
+        self._placed.append(inbox)
+        for track in self._tracks.values():
+            if track.placed:
+                track.inboxes.append(inbox)
+
+    def leave_placed(self, inbox: Inbox) -> None:
+        """Take the inbox away."""
+        self._placed.remove(inbox)
+        for track in self._tracks.values():
+            if inbox in track.inboxes:
+                track.inboxes.remove(inbox)
+
+    # -- links -----------------------------------------------------------------------------------------------
+
+    def cursor(self) -> str:
+        """Where the topics stand that a login brings."""
+        placed = ((name, track.position) for name, track in self._tracks.items() if track.placed)
+        known = ((name, position) for name, position in placed if position is not None)
+        return encode_cursor(dict(islice(known, MAX_CURSOR_TOPICS)))
+
+    def connected(self, conversation: Conversation, welcome: Heard) -> None:
+        """There is a link: take up what it brings by itself, and ask for the rest."""
+        self._conversation = conversation
+        self.place(welcome.topics)
+        for track in list(self._tracks.values()):
+            if track.placed and track.state is State.WANTED:
+                self._displace(track)
+        self.resume()
+
+    def lost(self) -> None:
+        """The link is gone."""
+        self._conversation = None
+        for track in self._tracks.values():
+            track.drop()
+
+    def close(self, error: RealtimeError) -> None:
+        """There will be no other link."""
+        for track in self._tracks.values():
+            track.end(error)
+        for inbox in self._placed:
+            inbox.end(error)
+        self._tracks.clear()
+
+    def resume(self) -> None:
+        """Ask for every topic that we want and do not have, in as few messages as there can be."""
+        if self._conversation is None:
+            return
+        most = self._conversation.most_bytes - BATCH_FRAME_BYTES
+        batch: list[tuple[Track, int, bytes]] = []
+        size = 0
+        for track in list(self._tracks.values()):
+            if track.state is State.WANTED:
+                command_id = self._next_id()
+                text = encode_command("subscribe", command_id, track.members())
+                track.state = State.ASKED
+                if batch and (size + len(text) >= most or len(batch) == BATCH_COMMANDS):
+                    self._ask(self._conversation, batch)
+                    batch, size = [], 0
+                batch.append((track, command_id, text))
+                size += len(text) + 1
+        if batch:
+            self._ask(self._conversation, batch)
+
+    def _ask(self, conversation: Conversation, batch: list[tuple[Track, int, bytes]]) -> None:
+        asked = {command_id: track for track, command_id, _ in batch}
+        if len(batch) == 1:
+            ((track, command_id, text),) = batch
+            conversation.say(Line(command_id, text, lambda reply: self._answer(track, reply)))
+            return
+
+        def answer(reply: Heard) -> None:
+            replies = {each.id: each for each in reply.replies}
+            for number, track in asked.items():
+                self._answer(track, replies.get(number, reply))
+
+        batch_id = self._next_id()
+        commands = [Raw(text) for _, _, text in batch]
+        conversation.say(Line(batch_id, encode_command("batch", batch_id, {"commands": commands}), answer))
+
+    def _answer(self, track: Track, reply: Heard) -> None:
+        if self._tracks.get(track.topic) is not track or track.state is not State.ASKED:
+            return  # it was left meanwhile
+        if reply.type == "subscribed":
+            track.begin(reply)
+            return
+        error = command_error(reply)
+        if track.settled.is_set() and error.code in PASSING:
+            track.drop()
+            self._later(error.retry_after)
+        else:
+            self._end(track, error)
+
+    # -- what comes ------------------------------------------------------------------------------------------
+
+    def heard(self, heard: Heard, cursor: str) -> None:
+        """A push. What is not known, or for nobody any more, is ignored."""
+        if heard.type == "ping":
+            self._move(heard, cursor)
+        elif heard.type == "subscribed":
+            self.place([heard])
+        elif (track := self._tracks.get(heard.topic)) is None:
+            return
+        elif heard.type in ("message", "gap"):
+            # On a link in order, what comes before the reply is of a subscription that was left.
+            if track.state is State.LIVE or not self._in_order:
+                self._deliver(track, heard)
+        elif heard.type == "unsubscribed":
+            self._expel(track, heard)
+
+    @property
+    def _in_order(self) -> bool:
+        return self._conversation is not None and self._conversation.link.ordered
+
+    def _deliver(self, track: Track, heard: Heard) -> None:
+        if track.held < MAX_HELD:
+            track.hear(heard)
+        elif self._conversation is not None:
+            self._conversation.end(Ending("replies do not come"))
+
+    def place(self, topics: list[Heard]) -> None:
+        """The server has placed us in these."""
+        for told in topics:
+            track = self._tracks.get(told.topic)
+            if track is None:
+                track = self._tracks[told.topic] = Track(told.topic, View(), None)
+            elif not (track.placed or (track.state is State.WANTED and track.may_be_placed)):
+                continue  # what was asked for is something else: the server will say that it cannot be had
+            if not track.placed:
+                track.placed = True
+                track.inboxes.extend(self._placed)
+            track.begin(told)
+
+    def _displace(self, track: Track) -> None:
+        """The server does not place us here any more: who reads it by name has to ask."""
+        track.placed = False
+        track.inboxes = [inbox for inbox in track.inboxes if inbox not in self._placed]
+        if not track.inboxes:
+            del self._tracks[track.topic]
+
+    def _expel(self, track: Track, heard: Heard) -> None:
+        """The server has ended a subscription."""
+        if track.state is not State.LIVE:
+            return  # of one that was left
+        if heard.resubscribe:
+            track.drop()
+            if track.placed:
+                self._displace(track)
+            self._later(None)
+        else:
+            error = None if heard.code is None else command_error(heard)
+            if error is not None and not error.message:
+                error = CommandError(error.code, "the server has ended the subscription")
+            self._end(track, error)
+
+    def _end(self, track: Track, error: CommandError | None) -> None:
+        del self._tracks[track.topic]
+        track.inboxes = [inbox for inbox in track.inboxes if inbox not in self._placed]
+        track.end(error)
+
+    def _move(self, heard: Heard, cursor: str) -> None:
+        positions = {each.topic: each.position for each in heard.positions}
+        with suppress(CommandError):  # then it is no place to go by
+            positions |= decode_cursor(cursor)
+        for topic, position in positions.items():
+            if topic in self._tracks:
+                self._tracks[topic].move(position)
+
+
+def _ignore(_reply: Heard) -> None:
+    """Whether it was still subscribed does not matter."""

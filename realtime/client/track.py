@@ -1,0 +1,145 @@
+"""One topic as this client follows it: where it is, what it has seen, who reads it. Nothing here waits.
+
+::
+
+    WANTED --command sent--> ASKED --subscribed--> LIVE
+       ^                       |                     |
+       '------- link lost, or refused for now -------'
+
+The position is that of the newest message that came, and it outlives links: with it the topic is resumed. Whatever is
+not behind it is a duplicate. What a link brings before the reply that tells where it begins is held back until then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+from typing import Any
+
+import trio
+
+from realtime.client.inbox import EPOCH_CHANGED, Inbox, Unread
+from realtime.client.words import Heard, Last, View
+from realtime.errors import RealtimeError
+from realtime.history import Position
+from realtime.local import Lost
+
+__all__ = ["State", "Track"]
+
+
+class State(Enum):
+    """See the module."""
+
+    WANTED = auto()
+    ASKED = auto()
+    LIVE = auto()
+
+
+class Track:
+    """See the module."""
+
+    def __init__(self, topic: str, view: View, recover: Last | Position | None, *, placed: bool = False) -> None:
+        self.topic = topic
+        self.view = view
+        #: Whether the server has placed us here, by its own will.
+        self.placed = placed
+        self.state = State.WANTED
+        self.inboxes: list[Inbox] = []
+        #: Where the next subscription begins. A `Last` stays until its first message has come.
+        self._recover = recover
+        self._held: deque[Heard] = deque()
+        self._epoch = ""
+        #: Set once the server has taken the first subscription, or it is over: then with a `refusal`.
+        self.settled = trio.Event()
+        self.refusal: RealtimeError | None = None
+        self.received = 0
+        self.duplicates = 0
+        self.lost = 0
+
+    @property
+    def position(self) -> Position | None:
+        """Where it is; None before it began."""
+        return self._recover if isinstance(self._recover, Position) else None
+
+    @property
+    def held(self) -> int:
+        """What has come ahead of the reply that tells where it begins."""
+        return len(self._held)
+
+    @property
+    def may_be_placed(self) -> bool:
+        """Whether a subscription by the server's will is all that is wanted."""
+        return self.view == View() and not isinstance(self._recover, Last)
+
+    def members(self) -> dict[str, Any]:
+        """The members of its ``subscribe``, from the place where it is."""
+        recover: dict[str, Any] | None = None
+        if isinstance(self._recover, Last):
+            recover = {"last": self._recover.count}
+        elif self._recover is not None:
+            recover = {"epoch": self._recover.epoch, "offset": self._recover.offset}
+        return {"topic": self.topic, **self.view.members(), "recover": recover}
+
+    def begin(self, reply: Heard) -> None:
+        """The server tells where it begins, and how the recovery went."""
+        known, here = self.position, reply.position
+        self.state, self._epoch = State.LIVE, here.epoch
+        if reply.recovered in ("full", "latest"):
+            if known is None and not reply.replayed:
+                self._recover = here
+        else:
+            self._recover = here
+            if known is not None:
+                self._miss(known, here, reply.why)
+        self.settled.set()
+        while self._held:
+            self.hear(self._held.popleft())
+
+    def _miss(self, known: Position, here: Position, why: str | None) -> None:
+        """What lies between the two is not to be had."""
+        if known.epoch != here.epoch or known.offset > here.offset:
+            # How much of the old life was missed nobody knows; of the new one, all that there is.
+            self._lose(Lost(self.topic, 1, here.offset, here.offset, EPOCH_CHANGED))
+        elif known.offset < here.offset:
+            missed = here.offset - known.offset
+            self._lose(Lost(self.topic, known.offset + 1, here.offset, missed, why or "no_history"))
+
+    def hear(self, heard: Heard) -> None:
+        """A message or a gap of this topic."""
+        if self.state is not State.LIVE:
+            self._held.append(heard)
+        elif heard.type == "gap":
+            self._lose(Lost(self.topic, heard.first, heard.last, heard.count, heard.reason))
+            self.move(Position(self._epoch, heard.last))
+        elif (known := self.position) is not None and heard.offset <= known.offset:
+            self.duplicates += 1
+        else:
+            self.received += 1
+            self._recover = Position(self._epoch, heard.offset)
+            item = Unread(self.topic, self._epoch, heard.offset, heard.time, heard.data, heard.event, heard.key)
+            for inbox in self.inboxes:
+                inbox.put(item)
+
+    def move(self, position: Position) -> None:
+        """Everything up to there has been sent, as far as it is for us."""
+        if self.state is not State.LIVE or position.epoch != self._epoch:
+            return
+        if (known := self.position) is None or known.offset < position.offset:
+            self._recover = position
+
+    def drop(self) -> None:
+        """The link is lost, or the subscription ended for a while: it is to be resumed."""
+        self.state = State.WANTED
+        self._held.clear()
+
+    def end(self, error: RealtimeError | None) -> None:
+        """It is over: the readers are told."""
+        self.refusal = error
+        self.settled.set()
+        for inbox in self.inboxes:
+            inbox.end(error)
+
+    def _lose(self, lost: Lost) -> None:
+        self.lost += lost.count
+        for inbox in self.inboxes:
+            inbox.put(lost, self._epoch)

@@ -1,0 +1,320 @@
+"""The client over real sockets: by WebSocket and by events, through networks that cut, refuse and encrypt."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from realtime import CommandError, ConfigurationError, ErrorCode, Identity, Lost
+from realtime.client import Client, Last, LoginRefused, SentAway, Unreachable, connect
+from realtime.server import Server
+from tests.peers import DEADLINE_SECONDS, eventually
+from tests.transports.conftest import running
+
+BOTH = pytest.mark.parametrize("way", ["websocket", "sse"])
+HASTY: dict[str, Any] = {"min_delay_seconds": 0.02, "max_delay_seconds": 0.1}
+
+
+class Network:
+    """A way to a server that can be cut, and that can answer upgrades by itself."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.port = 0
+        #: What is answered to an upgrade; None: it passes. Empty: the connection just ends.
+        self.blocks: bytes | None = None
+        self._streams: list[trio.SocketStream] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        for stream in self._streams:
+            stream.socket.close()
+        self._streams.clear()
+
+    async def serve(self, near: trio.SocketStream) -> None:
+        async with near:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                head = await near.receive_some()
+                if self.blocks is not None and b"upgrade: websocket" in head.lower():
+                    await near.send_all(self.blocks)
+                    return
+                async with await trio.open_tcp_stream(*self._server.address) as far:
+                    self._streams += [near, far]
+                    await far.send_all(head)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_pump, near, far, nursery.cancel_scope)
+                        nursery.start_soon(_pump, far, near, nursery.cancel_scope)
+
+
+async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in source:
+            await sink.send_all(data)
+    scope.cancel()
+
+
+@asynccontextmanager
+async def network(server: Server) -> AsyncIterator[Network]:
+    """A network before ``server``."""
+    between = Network(server)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, between.serve, 0, host="127.0.0.1"))
+        between.port = listeners[0].socket.getsockname()[1]
+        yield between
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def client_of(url: str, **options: Any) -> AsyncIterator[Client]:
+    """A client that is connected."""
+    async with connect(url, **{**HASTY, **options}) as client:
+        with trio.fail_after(DEADLINE_SECONDS):
+            await client.wait_connected()
+        yield client
+
+
+async def take(messages: Any, count: int) -> list[Any]:
+    with trio.fail_after(DEADLINE_SECONDS):
+        items = [await anext(messages) for _ in range(count)]
+    return [(item.first, item.last, item.reason) if isinstance(item, Lost) else item.data for item in items]
+
+
+@BOTH
+async def test_everything_works_by_each_way(server: Server, way: str) -> None:
+    """Without a login, and for events without a topic to begin with."""
+    async with client_of(server.url, transports=[way]) as client:
+        assert client.transport == way
+        await server.publish("room:a", 1)
+        async with client.subscribe("room:a", recover=Last(5)) as messages:
+            receipt = await client.publish("room:a", {"text": "é"}, key="k")
+            assert await take(messages, 2) == [1, {"text": "é"}]
+            assert messages.position == receipt.position
+            assert (await client.members("room:a")).count == 1
+            assert [each.data for each in (await client.history("room:a")).messages] == [1, {"text": "é"}]
+            with pytest.raises(CommandError, match="UNKNOWN_ACTION"):
+                await client.request("nothing")
+            with pytest.raises(CommandError, match="INVALID_TOPIC"):
+                async with client.subscribe("nothing:here"):
+                    pass
+        await eventually(lambda: server.statistics().hub.subscriptions == 0)
+    await eventually(lambda: not server.connections)
+
+
+async def test_thousand_messages_survive_cuts_and_a_change_of_way() -> None:
+    """First by WebSocket, then upgrades are refused: none is lost, none comes twice."""
+    async with (
+        running(kinds={"room": {"history_messages": 1000}}) as server,
+        network(server) as between,
+        client_of(between.url) as client,
+        trio.open_nursery() as nursery,
+    ):
+        ways = set()
+
+        async def produce() -> None:
+            for number in range(1, 1001):
+                await server.publish("room:a", number)
+                if not number % 10:
+                    await trio.sleep(0.002)
+                if not number % 190:
+                    between.cut()
+                if number == 400:
+                    between.blocks = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+
+        async with client.subscribe("room:a") as messages:
+            nursery.start_soon(produce)
+            seen: list[Any] = []
+            while len(seen) < 1000:
+                seen += await take(messages, 1)
+                ways.add(client.transport)
+        assert seen == list(range(1, 1001))
+        assert ways == {"websocket", "sse"}
+        assert client.transport == "sse"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", b"", b"what?\r\n\r\n"],
+    ids=["forbidden", "hung_up", "not_http"],
+)
+async def test_refused_upgrades_lead_to_events(server: Server, answer: bytes) -> None:
+    async with network(server) as between:
+        between.blocks = answer
+        async with client_of(between.url) as client:
+            assert client.transport == "sse"
+
+
+@BOTH
+async def test_login_travels_in_a_header_and_is_renewed_on_the_way(way: str) -> None:
+    """A login of a second is renewed by a command; the reader does not notice."""
+    reasons = []
+
+    async def authenticate(token: str) -> Identity:
+        if not token.startswith("7-"):
+            raise CommandError(ErrorCode.AUTH_FAILED, "no such token")
+        return Identity("7", expires_in=1.0)
+
+    def token(reason: str) -> str:
+        reasons.append(str(reason))
+        return f"7-{len(reasons)}"
+
+    async with running(authenticate=authenticate, token_warning_seconds=0.8) as server:
+        async with client_of(server.url, transports=[way], token=token) as client:
+            assert client.user == "7"
+            async with client.placed() as messages:
+                await trio.sleep(1.5)
+                await server.send_to_user("7", "still here")
+                assert await take(messages, 1) == ["still here"]
+                assert client.statistics().connections == 1
+        assert reasons[0] == "connect"
+        assert set(reasons[1:]) == {"expiring"}
+        with pytest.raises(LoginRefused, match="AUTH_FAILED: no such token"):
+            async with client_of(server.url, transports=[way], token="wrong"):
+                pass
+        with pytest.raises(LoginRefused, match="printable"):
+            async with client_of(server.url, transports=[way], token="a\nb"):
+                pass
+
+
+@BOTH
+async def test_topics_of_the_login_are_resumed(way: str) -> None:
+    async def authenticate(_token: str) -> Identity:
+        return Identity("7")
+
+    async with running(authenticate=authenticate) as server, network(server) as between:
+        async with client_of(between.url, transports=[way], token="t") as client, client.placed() as messages:
+            await server.send_to_user("7", 1)
+            assert await take(messages, 1) == [1]
+            between.cut()
+            await server.send_to_user("7", 2)
+            assert await take(messages, 1) == [2]
+            assert client.statistics().connections == 2
+
+
+@BOTH
+async def test_quiet_view_moves_with_pings(way: str) -> None:
+    """Both ways tell how far a filtered topic has come."""
+    async with running(ping_interval_seconds=0.1) as server, client_of(server.url, transports=[way]) as client:
+        async with client.subscribe("room:a", filter={"=": ["x", 1]}):
+            for _ in range(5):
+                await server.publish("room:a", {"x": 2})
+            await eventually(lambda: client.statistics().topics[0].position.offset == 5)  # type: ignore[union-attr]
+
+
+@BOTH
+async def test_server_without_anonymous_peers_refuses_in_time(way: str) -> None:
+    async with running(dev=False, auth_timeout_seconds=0.1) as server:
+        with pytest.raises(LoginRefused):
+            async with connect(server.url, transports=[way], **HASTY):
+                await trio.sleep(DEADLINE_SECONDS)
+
+
+@BOTH
+async def test_secure_server_is_reached_by_who_trusts_it(way: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(tmp_path / "certificate.pem", append=True)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    files = {"tls_certificate": str(tmp_path / "certificate.pem"), "tls_key": str(tmp_path / "key.pem")}
+    async with running(**files) as server:
+        url = f"https://localhost:{server.address[1]}"
+        async with client_of(url, transports=[way], ssl_context=trusting) as client:
+            assert (await client.publish("room:a", 1)).offset == 1
+        with pytest.raises(Unreachable):
+            async with connect(url, transports=[way], tries=1, **HASTY):
+                await trio.sleep(DEADLINE_SECONDS)
+
+
+@BOTH
+async def test_server_at_an_ipv6_address_is_reached(way: str) -> None:
+    try:
+        async with running(host="::1") as server, client_of(server.url, transports=[way]) as client:
+            assert (await client.publish("room:a", 1)).offset == 1
+    except ConfigurationError:
+        pytest.skip("no IPv6 here")
+
+
+@BOTH
+async def test_nobody_there_is_no_reason_to_change_the_way(way: str) -> None:
+    with pytest.raises(Unreachable, match="no connection"):
+        async with connect("http://127.0.0.1:9", transports=[way, "sse"], tries=3, **HASTY) as client:
+            async for change in client.changes():
+                assert change.transport == way
+
+
+@BOTH
+async def test_command_that_closes_the_connection_is_not_sent(server: Server, way: str) -> None:
+    async with client_of(server.url, transports=[way]) as client:
+        with pytest.raises(CommandError, match="PAYLOAD_TOO_LARGE"):
+            await client.publish("room:a", "x" * 100_000)
+        assert (await client.publish("room:a", 1)).offset == 1
+
+
+@BOTH
+async def test_operator_who_disconnects_ends_the_block(server: Server, way: str) -> None:
+    async with running(authenticate=lambda _token: Identity("7")) as other:
+        with pytest.raises(SentAway) as raised:
+            async with client_of(other.url, transports=[way], token="t"):
+                other.disconnect_user("7")
+                await trio.sleep(DEADLINE_SECONDS)
+        assert raised.value.close_code == 4003
+
+
+@pytest.mark.parametrize("url", ["ws://x", "x", "http://", "http://x:y", "http://x/?q=1", "http://u:p@x", "http://[x"])
+def test_url_that_cannot_be_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="url must be"):
+        connect(url)
+
+
+@pytest.mark.parametrize("transports", [[], ["poll"]])
+def test_way_that_is_not_known_is_refused(transports: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="transports is"):
+        connect("http://x", transports=transports)
+
+
+async def _answer(near: trio.SocketStream, reply: Callable[[bytes], bytes]) -> None:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += await near.receive_some()
+    await near.send_all(reply(head))
+    await near.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi", "no event stream"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}", "status 404"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n", "status 502"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000, "status 404"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\n", "status 404"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: welcome\ndata: {}\n\n",
+            "no stream of ours",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hello\n\n", "the stream has ended"),
+        (b"", "no answer"),
+    ],
+)
+async def test_answer_that_is_none_of_ours_is_told(answer: bytes, why: str) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, lambda near: _answer(near, lambda _head: answer), 0, host="127.0.0.1")
+        listeners = await nursery.start(serve)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=why):
+            async with connect(url, transports=["sse"], tries=1, **HASTY):
+                await trio.sleep(DEADLINE_SECONDS)
+        nursery.cancel_scope.cancel()

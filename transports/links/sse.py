@@ -1,0 +1,146 @@
+"""A link by Server-Sent Events: what the server says comes as one long response, each command is a POST beside it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import msgspec
+import trio
+
+from realtime.errors import ErrorCode
+from realtime.link import Credentials, LinkBlocked, LinkEnded, Said
+from transports.links.address import MAX_MESSAGE_BYTES, Address, authorization, refusal
+from transports.links.event_stream import EventStream
+
+__all__ = ["SseDialer"]
+
+#: What of a refusal is read.
+MAX_REFUSAL_BYTES = 64 * 1024
+
+
+class _Welcome(msgspec.Struct):
+    connection: str
+    secret: str
+
+
+class _Reply(msgspec.Struct):
+    type: str
+    code: str | None = None
+
+
+class SseLink:
+    """See `realtime.link.Link`."""
+
+    ordered = False
+
+    def __init__(self, http: httpx.AsyncClient, chunks: AsyncIterator[bytes], path: str) -> None:
+        self._http = http
+        self._chunks = chunks
+        self._path = path
+        self._stream = EventStream(MAX_MESSAGE_BYTES)
+        self._events: deque[Said] = deque()
+        self._target = ""
+        self._secret = ""
+
+    async def receive(self) -> Said:
+        """See `realtime.link.Link`."""
+        while not self._events:
+            try:
+                chunk = await anext(self._chunks)
+                for event in self._stream.feed(chunk):
+                    if event.type == "welcome":
+                        self._be_welcome(event.data)
+                    # The cursor of a message is that message's own position, which is known.
+                    cursor = event.id if event.type == "ping" else ""
+                    self._events.append(Said(event.data, cursor))
+            except (StopAsyncIteration, httpx.HTTPError):
+                raise LinkEnded("the stream has ended") from None
+            except (msgspec.DecodeError, ValueError) as error:
+                raise LinkEnded(f"what came is no stream of ours: {error}") from None
+        return self._events.popleft()
+
+    def _be_welcome(self, data: bytes) -> None:
+        welcome = msgspec.json.decode(data, type=_Welcome)
+        self._target, self._secret = f"{self._path}/{welcome.connection}", welcome.secret
+
+    async def send(self, text: bytes) -> bytes | None:
+        """See `realtime.link.Link`."""
+        headers = {"X-Connection-Secret": self._secret, "Content-Type": "application/json"}
+        try:
+            response = await self._http.post(self._target, content=text, headers=headers)
+        except httpx.HTTPError as error:
+            raise LinkEnded(f"a command was not answered: {type(error).__name__}") from None
+        try:
+            reply = msgspec.json.decode(response.content, type=_Reply)
+        except (msgspec.DecodeError, ValueError):  # somebody on the way has answered
+            raise LinkEnded(f"a command was answered with status {response.status_code}") from None
+        if reply.code == ErrorCode.CONNECTION_NOT_FOUND:
+            raise LinkEnded("the server does not know the connection any more")
+        return response.content
+
+
+class SseDialer:
+    """See `realtime.link.Dialer`."""
+
+    name = "sse"
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    @asynccontextmanager
+    async def open(self, credentials: Credentials) -> AsyncIterator[SseLink]:
+        """See `realtime.link.Dialer`."""
+        address = self._address
+        headers = authorization(credentials)
+        base = f"{'https' if address.tls else 'http'}://{address.authority}"
+        # No timeouts of httpx's: who uses the link has some of its own. Nothing of the environment: its proxies would
+        # be taken here and not by WebSocket, and its .netrc might show a password in place of the token.
+        async with httpx.AsyncClient(
+            base_url=base,
+            headers=headers,
+            verify=address.tls or True,
+            timeout=None,  # noqa: S113
+            trust_env=False,
+        ) as http:
+            target = address.target("/sse", credentials)
+            try:
+                response = await http.send(http.build_request("GET", target), stream=True)
+            except httpx.ConnectError as error:
+                raise LinkEnded(f"no connection: {error}", connected=False) from error
+            except httpx.HTTPError as error:
+                raise LinkEnded(f"no answer: {type(error).__name__}") from None
+            chunks = response.aiter_raw()
+            try:
+                if response.status_code != httpx.codes.OK:
+                    raise refusal(response.status_code, response.headers, await _beginning(chunks))
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise LinkBlocked("what answers is no event stream")
+                yield SseLink(http, chunks, f"{address.prefix}/sse")
+            finally:
+                await _finish(chunks)  # noqa: ASYNC102 - shields itself
+                with trio.CancelScope(shield=True):  # closes a socket, which does not wait
+                    await response.aclose()
+
+
+async def _finish(chunks: AsyncIterator[bytes]) -> None:
+    """Have httpx's generators, each within the other, end: left to the collector they would complain."""
+    with trio.CancelScope(shield=True) as scope, suppress(httpx.HTTPError):
+        scope.cancel()
+        async for _ in chunks:
+            pass  # it was here already; the next one is waited for, and that is cancelled
+
+
+async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
+    """The body of a refusal, as much of it as there is a use for."""
+    body = b""
+    try:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_REFUSAL_BYTES:
+                break
+    except httpx.HTTPError:
+        pass  # what is missing does not matter
+    return body
