@@ -10,18 +10,11 @@
 
 from __future__ import annotations
 
-from realtime.client.client import (
-    Change,
-    Client,
-    ClientState,
-    ClientStatistics,
-    HistoryPage,
-    TopicProgress,
-    open_client,
-)
+from realtime.client.client import Client, open_client
 from realtime.client.connecting import connect
 from realtime.client.failures import ClientFailed, LoginRefused, SentAway, TokenUnavailable, Unreachable
 from realtime.client.reading import Messages
+from realtime.client.standing import Change, ClientState, ClientStatistics, HistoryPage, TopicProgress
 from realtime.client.tokens import TokenReason
 from realtime.client.words import Last
 from realtime.local import Lost, Message

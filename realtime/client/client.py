@@ -20,12 +20,10 @@ import random as chance
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 import trio
-from attrs import frozen
 from msgspec import Raw
 
 from realtime.client.backoff import Backoff, Choice
@@ -43,6 +41,15 @@ from realtime.client.failures import (
 )
 from realtime.client.inbox import Inbox
 from realtime.client.reading import Messages
+from realtime.client.standing import (
+    ENDED,
+    Change,
+    Changes,
+    ClientState,
+    ClientStatistics,
+    HistoryPage,
+    TopicProgress,
+)
 from realtime.client.tokens import Token, TokenReason, TokenSource
 from realtime.client.topics import Topics
 from realtime.client.words import Heard, Last, View, encode_command
@@ -55,7 +62,7 @@ from realtime.link import Credentials, Dialer, LinkBlocked, LinkEnded, LinkRefus
 from realtime.local import Message
 from realtime.presence import MembersPage
 
-__all__ = ["Change", "Client", "ClientState", "ClientStatistics", "HistoryPage", "TopicProgress", "open_client"]
+__all__ = ["Client", "open_client"]
 
 #: A connection that lasted so long was a good one: what comes after it is a new beginning.
 STEADY_SECONDS = 10.0
@@ -63,89 +70,6 @@ STEADY_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 #: A login or a refusal that another login may change.
 _LOGIN_CODES = frozenset({ErrorCode.AUTH_REQUIRED, ErrorCode.AUTH_FAILED, ErrorCode.TOKEN_EXPIRED})
-
-
-class ClientState(StrEnum):
-    """Where a client stands."""
-
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    RECONNECTING = "reconnecting"
-    FAILED = "failed"
-    CLOSED = "closed"
-
-
-_ENDED = frozenset({ClientState.CLOSED, ClientState.FAILED})
-
-
-@frozen
-class Change:
-    """A state, and what there is to say of it."""
-
-    state: ClientState
-    #: The way that was taken: ``websocket`` or ``sse``.
-    transport: str
-    #: Why the connection was lost, or could not be had.
-    why: str = ""
-    #: After how many seconds the next one is tried.
-    retry_seconds: float | None = None
-
-
-class HistoryPage(msgspec.Struct, frozen=True):
-    """A look at what is kept of a topic, oldest first."""
-
-    messages: list[Message]
-    #: Where the topic stands.
-    position: Position
-    #: ``epoch_changed`` or ``too_old``, where the page is not what lies behind the position that was asked for.
-    why: str | None = None
-
-
-@frozen
-class TopicProgress:
-    """One topic of a client."""
-
-    topic: str
-    #: Whether the server has placed the client there.
-    placed: bool
-    position: Position | None
-    received: int
-    #: Messages that came a second time, and were thrown away.
-    duplicates: int
-    #: Messages that were told as lost, those that readers were too slow for not counted.
-    lost: int
-
-
-@frozen
-class ClientStatistics:
-    """A snapshot of a client."""
-
-    state: ClientState
-    transport: str
-    #: Connections that came about so far.
-    connections: int
-    #: Tries since the last of them that failed.
-    failures: int
-    #: Calls that wait for their answer.
-    calls: int
-    topics: tuple[TopicProgress, ...]
-
-
-class Changes:
-    """An async iterator over the states of a client; who is slow sees the newest. It ends with the client."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._seen: Change | None = None
-
-    def __aiter__(self) -> Changes:
-        return self
-
-    async def __anext__(self) -> Change:
-        if self._seen is not None and self._seen.state in _ENDED:
-            raise StopAsyncIteration
-        self._seen = await self._client.wait_change(self._seen)
-        return self._seen
 
 
 class Client:
@@ -301,7 +225,7 @@ class Client:
                 return Receipt(heard.epoch, heard.offset, heard.duplicate)
             except CommandError as error:
                 wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
-                ended = self.state in _ENDED
+                ended = self.state in ENDED
                 if error.code not in PASSING or ended or trio.current_time() + wait >= deadline:
                     raise
             await trio.sleep(wait)
@@ -368,7 +292,7 @@ class Client:
         )
 
     def _check_open(self) -> None:
-        if self.state in _ENDED:
+        if self.state in ENDED:
             raise no_connection("the client has ended")
 
     # -- the keeper ------------------------------------------------------------------------------------------
