@@ -20,6 +20,7 @@ import random as chance
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,6 +53,7 @@ from realtime.client.standing import (
 )
 from realtime.client.tokens import Token, TokenReason, TokenSource
 from realtime.client.topics import Topics
+from realtime.client.track import Track
 from realtime.client.words import Heard, Last, View, encode_command
 from realtime.closing import NOT_AUTHENTICATED, TOKEN_EXPIRED
 from realtime.engine import lone_exceptions_bare
@@ -161,12 +163,7 @@ class Client:
 
         Raises `CommandError`: ``ALREADY_SUBSCRIBED`` where the client has the topic with other options.
         """
-        view = View(
-            None if fields is None else tuple(fields),
-            None if filter is None else msgspec.json.encode(filter),
-            mode,
-            max_rate,
-        )
+        view = View.of(fields=fields, filter=filter, mode=mode, max_rate=max_rate)
         decoder = msgspec.json.Decoder(type)
         inbox = Inbox(max_messages, max_bytes)
         self._check_open()
@@ -175,9 +172,20 @@ class Client:
             await track.settled.wait()
             if track.refusal is not None:
                 raise track.refusal
-            yield Messages(inbox, decoder, track.position)
+            yield Messages(inbox, decoder, track.position, partial(self._update, track))
         finally:
             self._topics.leave(track, inbox)
+
+    async def _update(self, track: Track, view: View, seconds: float) -> None:
+        before = track.view
+        track.view = view = msgspec.structs.replace(view, mode=view.mode or before.mode)
+        members = {"topic": track.topic, **view.changes()}
+        try:
+            await self._calls.call("update", members, seconds=seconds, repeatable=True)
+        except CommandError:
+            if track.view is view:  # nobody has changed it once more
+                track.view = before
+            raise
 
     @asynccontextmanager
     async def placed(self, *, max_messages: int = 1000, max_bytes: int = 1 << 20) -> AsyncIterator[Messages]:

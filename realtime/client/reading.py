@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 import trio
 
 from realtime.client.inbox import Inbox, Unread
+from realtime.client.words import View
+from realtime.errors import CommandError, ErrorCode
 from realtime.history import Position
 from realtime.local import Lost, Message
 
@@ -23,11 +26,36 @@ class Messages:
     asked for raises `msgspec.ValidationError`; the next one can be read all the same.
     """
 
-    def __init__(self, inbox: Inbox, decoder: msgspec.json.Decoder[Any], position: Position | None = None) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        decoder: msgspec.json.Decoder[Any],
+        position: Position | None = None,
+        update: Callable[[View, float], Awaitable[None]] | None = None,
+    ) -> None:
         self._inbox = inbox
         self._decoder = decoder
+        self._update = update
         #: That of the newest item that was read: give it as ``recover`` to go on from there another time.
         self.position = position
+
+    async def update(
+        self,
+        *,
+        fields: Iterable[str] | None = None,
+        filter: Any = None,  # noqa: A002 - its name in the protocol
+        mode: str | None = None,
+        max_rate: float | None = None,
+        timeout_seconds: float = 10.0,
+    ) -> None:
+        """See the topic in another way from the next message on, without losing the place.
+
+        What is left out is taken away, but for ``mode``, which stays. All who read this topic of this client see it so.
+        Raises `CommandError`, also for the topics that the server has placed us in, which cannot be told apart here.
+        """
+        if self._update is None:
+            raise CommandError(ErrorCode.BAD_REQUEST, "topics of the server's choice have no view together")
+        await self._update(View.of(fields=fields, filter=filter, mode=mode, max_rate=max_rate), timeout_seconds)
 
     def __aiter__(self) -> Messages:
         return self

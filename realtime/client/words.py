@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import msgspec
 from msgspec import Raw, Struct
@@ -76,6 +77,30 @@ class View(Struct, frozen=True):
         condition = None if self.filter is None else Raw(self.filter)
         every = {"fields": self.fields, "filter": condition, "mode": self.mode, "max_rate": self.max_rate}
         return {name: value for name, value in every.items() if value is not None}
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        fields: Iterable[str] | None,
+        filter: Any,  # noqa: A002 - its name in the protocol
+        mode: str | None,
+        max_rate: float | None,
+    ) -> Self:
+        """From the options of a program."""
+        condition = None if filter is None else msgspec.json.encode(filter)
+        return cls(None if fields is None else tuple(fields), condition, mode, max_rate)
+
+    def changes(self) -> dict[str, Any]:
+        """The members of an ``update`` to this, from whatever it was: null takes an option away."""
+        nothing = Raw(b"null")
+        condition = nothing if self.filter is None else Raw(self.filter)
+        return {
+            "fields": self.fields or nothing,
+            "filter": condition,
+            "mode": self.mode,
+            "max_rate": nothing if self.max_rate is None else self.max_rate,
+        }
 
 
 _decoder = msgspec.json.Decoder(Heard)

@@ -186,6 +186,36 @@ async def test_same_topic_with_the_same_options_is_one_subscription(autojump_clo
                 assert raised.value.code is ErrorCode.ALREADY_SUBSCRIBED
 
 
+async def test_view_that_is_changed_stays_so_over_links(autojump_clock):
+    """From the next message on, and without losing the place."""
+    async with engine_and_client() as (engine, way, client):
+        async with client.subscribe("room:a", fields=["a", "b"], filter={">": ["a", 0]}) as messages:
+            await engine.publish("room:a", {"a": 1, "b": 2, "c": 3})
+            assert brief(await take(messages, 1)) == [{"a": 1, "b": 2}]
+            await messages.update(fields=["c"])
+            await engine.publish("room:a", {"a": 0, "c": 4})
+            assert brief(await take(messages, 1)) == [{"c": 4}]
+            way.cut()
+            await engine.publish("room:a", {"a": 0, "c": 5})
+            assert brief(await take(messages, 1)) == [{"c": 5}]
+            await messages.update()
+            await engine.publish("room:a", {"a": 0, "c": 6})
+            assert brief(await take(messages, 1)) == [{"a": 0, "c": 6}]
+
+
+async def test_view_that_is_refused_leaves_the_one_before(autojump_clock):
+    async with engine_and_client() as (engine, way, client):
+        async with client.subscribe("room:a", fields=["a"]) as messages:
+            with pytest.raises(CommandError, match="filter"):
+                await messages.update(filter={"no such": 1})
+            way.cut()
+            await engine.publish("room:a", {"a": 1, "b": 2})
+            assert brief(await take(messages, 1)) == [{"a": 1}]
+        async with client.placed() as placed:
+            with pytest.raises(CommandError, match="no view"):
+                await placed.update(fields=["a"])
+
+
 async def test_topic_that_is_refused_is_raised_and_forgotten(autojump_clock):
     async with engine_and_client() as (_, way, client):
         with pytest.raises(CommandError) as raised:
