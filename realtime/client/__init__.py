@@ -16,7 +16,7 @@ from realtime.client.failures import ClientFailed, LoginRefused, SentAway, Token
 from realtime.client.reading import Messages
 from realtime.client.standing import Change, ClientState, ClientStatistics, HistoryPage, TopicProgress
 from realtime.client.tokens import TokenReason
-from realtime.client.words import Last
+from realtime.client.words import Last, Presence
 from realtime.local import Lost, Message
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Lost",
     "Message",
     "Messages",
+    "Presence",
     "SentAway",
     "TokenReason",
     "TokenUnavailable",

@@ -149,6 +149,7 @@ class Client:
         mode: str | None = None,
         max_rate: float | None = None,
         recover: Last | Position | None = None,
+        presence: bool = False,
         type: Any = Any,  # noqa: A002 - as msgspec calls it
         max_messages: int = 1000,
         max_bytes: int = 1 << 20,
@@ -156,8 +157,9 @@ class Client:
         """Follow a topic for the length of the block, which begins when the server has agreed.
 
         ``recover`` is where to start: with the newest that are kept, or behind a position; without it, now. After a
-        lost connection the topic is resumed where it was. ``type`` is what payloads are decoded into. What was not
-        read yet is bounded by ``max_messages`` and ``max_bytes``; the oldest gives way, and is told as lost.
+        lost connection the topic is resumed where it was. With ``presence`` the reader is also told who comes and who
+        goes. ``type`` is what payloads are decoded into. What was not read yet is bounded by ``max_messages`` and
+        ``max_bytes``; the oldest gives way, and is told as lost.
 
         The same topic can be had again with the same options, without ``recover``: on the wire it is one subscription.
 
@@ -165,7 +167,7 @@ class Client:
         """
         view = View.of(fields=fields, filter=filter, mode=mode, max_rate=max_rate)
         decoder = msgspec.json.Decoder(type)
-        inbox = Inbox(max_messages, max_bytes)
+        inbox = Inbox(max_messages, max_bytes, presence=presence)
         self._check_open()
         track = self._topics.follow(topic, view, recover, inbox)
         try:

@@ -2,7 +2,7 @@
 
 The oldest gives way: who is behind wants to be told of it now, and to go on with what is new. So the gap of a
 slow reader is always at the head, one for each topic. It takes in whatever gives way after it, also what the server
-has told as lost.
+has told as lost. News of who comes and goes just gives way, and the next says that some are missed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections import deque
 
 import trio
 from attrs import frozen
-from msgspec import Raw
+from msgspec import Raw, structs
 
+from realtime.client.words import Presence
 from realtime.local import Lost
 
 __all__ = ["EPOCH_CHANGED", "SLOW_READER", "Inbox", "Unread"]
@@ -38,10 +39,13 @@ class Unread:
 class Inbox:
     """See the module. ``put`` never waits, and never raises."""
 
-    def __init__(self, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, max_messages: int, max_bytes: int, *, presence: bool = False) -> None:
+        #: Whether its reader wants to know who comes and who goes.
+        self.presence = presence
+        self._uninformed: set[str] = set()
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._items: deque[Unread | tuple[Lost, str]] = deque()
+        self._items: deque[Unread | Presence | tuple[Lost, str]] = deque()
         #: For each topic the gap at the head, and the epoch of its last message.
         self._missed: dict[str, tuple[Lost, str]] = {}
         self._bytes = 0
@@ -54,7 +58,7 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._items) + len(self._missed)
 
-    def put(self, item: Unread | Lost, epoch: str = "") -> None:
+    def put(self, item: Unread | Presence | Lost, epoch: str = "") -> None:
         """Add what has come; ``epoch`` is that of a gap."""
         self._items.append((item, epoch) if isinstance(item, Lost) else item)
         self._bytes += _size(self._items[-1])
@@ -68,7 +72,7 @@ class Inbox:
             self._ended, self._error = True, error
             self._changed.unpark_all()
 
-    async def take(self) -> Unread | tuple[Lost, str]:
+    async def take(self) -> Unread | Presence | tuple[Lost, str]:
         """The next; raises what `end` was given, or `trio.EndOfChannel`. Cancelled, nothing is taken."""
         await trio.lowlevel.checkpoint()
         while True:
@@ -77,6 +81,9 @@ class Inbox:
             if self._items:
                 item = self._items.popleft()
                 self._bytes -= _size(item)
+                if isinstance(item, Presence) and item.topic in self._uninformed:
+                    self._uninformed.discard(item.topic)
+                    return structs.replace(item, missed=True)
                 return item
             if self._ended:
                 raise self._error or trio.EndOfChannel
@@ -85,6 +92,9 @@ class Inbox:
     def _give_way(self) -> None:
         item = self._items.popleft()
         self._bytes -= _size(item)
+        if isinstance(item, Presence):
+            self._uninformed.add(item.topic)
+            return
         if isinstance(item, Unread):
             self.dropped += 1
             lost, epoch = Lost(item.topic, item.offset, item.offset, 1, SLOW_READER), item.epoch
@@ -101,5 +111,5 @@ class Inbox:
         self._missed[lost.topic] = lost, epoch
 
 
-def _size(item: Unread | tuple[Lost, str]) -> int:
+def _size(item: Unread | Presence | tuple[Lost, str]) -> int:
     return len(item.data) if isinstance(item, Unread) else 0

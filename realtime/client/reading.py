@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from realtime.client.inbox import Inbox, Unread
-from realtime.client.words import View
+from realtime.client.words import Presence, View
 from realtime.errors import CommandError, ErrorCode
 from realtime.history import Position
 from realtime.local import Lost, Message
@@ -23,7 +23,8 @@ class Messages:
     It ends when the server has ended the subscription, with `CommandError` where the server says why. Lost is what
     the server told as lost; what was missed while there was no connection and is not to be had any more; and, with
     the reason ``slow_reader``, what this reader was too slow for. A payload that is not of the ``type`` which was
-    asked for raises `msgspec.ValidationError`; the next one can be read all the same.
+    asked for raises `msgspec.ValidationError`; the next one can be read all the same. `Presence` comes where the
+    reader has asked for it.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Messages:
     def __aiter__(self) -> Messages:
         return self
 
-    async def __anext__(self) -> Message | Lost:
+    async def __anext__(self) -> Message | Lost | Presence:
         try:
             item = await self._inbox.take()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
+        if isinstance(item, Presence):
+            return item
         if not isinstance(item, Unread):
             lost, epoch = item
             self.position = Position(epoch, lost.last)

@@ -11,7 +11,7 @@ from msgspec import Raw
 from realtime.client.conversation import Conversation, Ending, Line
 from realtime.client.failures import PASSING, command_error
 from realtime.client.inbox import Inbox
-from realtime.client.track import State, Track
+from realtime.client.track import PRESENCE, State, Track
 from realtime.client.words import Heard, Last, View, encode_command
 from realtime.errors import CommandError, ErrorCode, RealtimeError
 from realtime.history import MAX_CURSOR_TOPICS, Position, decode_cursor, encode_cursor
@@ -171,7 +171,7 @@ class Topics:
             self.place([heard])
         elif (track := self._tracks.get(heard.topic)) is None:
             return
-        elif heard.type in ("message", "gap"):
+        elif heard.type in ("message", "gap", *PRESENCE):
             # On a link in order, what comes before the reply is of a subscription that was left.
             if track.state is State.LIVE or not self._in_order:
                 self._deliver(track, heard)

@@ -19,12 +19,15 @@ from typing import Any
 import trio
 
 from realtime.client.inbox import EPOCH_CHANGED, Inbox, Unread
-from realtime.client.words import Heard, Last, View
+from realtime.client.words import Heard, Last, Presence, View
 from realtime.errors import RealtimeError
 from realtime.history import Position
 from realtime.local import Lost
 
-__all__ = ["State", "Track"]
+__all__ = ["PRESENCE", "State", "Track"]
+
+#: What a server says of who comes and who goes.
+PRESENCE = ("join", "leave", "presence")
 
 
 class State(Enum):
@@ -108,6 +111,8 @@ class Track:
         """A message or a gap of this topic."""
         if self.state is not State.LIVE:
             self._held.append(heard)
+        elif heard.type in PRESENCE:
+            self._tell(heard)
         elif heard.type == "gap":
             self._lose(Lost(self.topic, heard.first, heard.last, heard.count, heard.reason))
             self.move(Position(self._epoch, heard.last))
@@ -119,6 +124,17 @@ class Track:
             item = Unread(self.topic, self._epoch, heard.offset, heard.time, heard.data, heard.event, heard.key)
             for inbox in self.inboxes:
                 inbox.put(item)
+
+    def _tell(self, heard: Heard) -> None:
+        """Who comes and who goes; that has no place among the messages."""
+        if heard.type == "presence":
+            news = Presence(self.topic, heard.joined, heard.left, count=heard.count)
+        else:
+            came = heard.type == "join"
+            news = Presence(self.topic, int(came), int(not came), heard.member)
+        for inbox in self.inboxes:
+            if inbox.presence:
+                inbox.put(news)
 
     def move(self, position: Position) -> None:
         """Everything up to there has been sent, as far as it is for us."""

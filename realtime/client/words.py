@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from realtime.history import Position
+from realtime.presence import Member
 
-__all__ = ["Heard", "Last", "View", "encode_command", "hear"]
+__all__ = ["Heard", "Last", "Presence", "View", "encode_command", "hear"]
 
 
 class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
@@ -45,6 +46,9 @@ class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
     ping_interval: float = 25.0
     limits: dict[str, int] = {}
     members: list[Any] = []
+    member: Member | None = None
+    joined: int = 0
+    left: int = 0
     next: str | None = None
     topics: list[Heard] = []
     positions: list[Heard] = []
@@ -55,6 +59,19 @@ class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
     def position(self) -> Position:
         """The place that is told."""
         return Position(self.epoch, self.offset)
+
+
+class Presence(Struct, frozen=True):
+    """Somebody has come to a topic or gone; or, where there is no ``member``, several have."""
+
+    topic: str
+    joined: int
+    left: int
+    member: Member | None = None
+    #: How many are there now, where the server has told that.
+    count: int | None = None
+    #: Whether the reader was too slow for news before this: ask for ``members`` to have them all.
+    missed: bool = False
 
 
 class Last(Struct, frozen=True):

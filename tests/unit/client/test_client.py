@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from realtime.client import (
 from realtime.history import Position
 from realtime.link import LinkBlocked, LinkEnded, LinkRefused
 from realtime.testing import MemoryDialer, connect
+from realtime.wishes import Subscribe
 from tests.unit.client.conftest import brief, engine_and_client, take
 
 UNREACHABLE = LinkEnded("nobody there", connected=False)
@@ -214,6 +215,40 @@ async def test_view_that_is_refused_leaves_the_one_before(autojump_clock):
         async with client.placed() as placed:
             with pytest.raises(CommandError, match="no view"):
                 await placed.update(fields=["a"])
+
+
+async def test_who_comes_and_who_goes_is_told_to_who_asks(autojump_clock):
+    async with engine_and_client() as (engine, _, client):
+        async with client.subscribe("room:a", presence=True) as told, client.subscribe("room:a") as untold:
+            async with connect(engine, identity=Identity("7", info={"name": "Bob"}), subscribe=[Subscribe("room:a")]):
+                (came,) = await take(told, 1)
+            (gone,) = await take(told, 1)
+            assert (came.joined, came.left, came.member.user, came.member.info) == (1, 0, "7", {"name": "Bob"})
+            assert (gone.joined, gone.left, gone.member.user, gone.missed) == (0, 1, "7", False)
+            await engine.publish("room:a", 1)
+            assert brief(await take(untold, 1)) == [1]
+
+
+async def test_many_who_come_at_once_are_told_as_a_number(autojump_clock):
+    async with engine_and_client() as (engine, _, client):
+        async with client.subscribe("room:a", presence=True) as told, AsyncExitStack() as crowd:
+            await trio.sleep(5)  # its own coming is told to others only
+            for number in range(20):
+                identity = Identity(f"u{number}")
+                await crowd.enter_async_context(connect(engine, identity=identity, subscribe=[Subscribe("room:a")]))
+            (news,) = await take(told, 1)
+            assert (news.member, news.joined, news.left, news.count) == (None, 20, 0, 21)
+
+
+async def test_news_that_a_slow_reader_has_missed_are_told_with_the_next(autojump_clock):
+    """Of messages it is told what it missed; of these, that it should ask."""
+    async with engine_and_client() as (engine, _, client):
+        async with client.subscribe("room:a", presence=True, max_messages=2) as told:
+            for number in range(4):
+                async with connect(engine, identity=Identity(f"u{number}"), subscribe=[Subscribe("room:a")]):
+                    await trio.sleep(5)
+            await trio.sleep(60)
+            assert [each.missed for each in await take(told, 2)] == [True, False]
 
 
 async def test_topic_that_is_refused_is_raised_and_forgotten(autojump_clock):
