@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent.parent
 PAGES = TESTS.parent / "docs" / "explanation"
-_WORD = re.compile(r"``(?:([a-z0-9_]+/test_[a-z0-9_]+\.py)|(test_[a-z0-9_]+))``")
+_WORD = re.compile(r"``(?:([a-z0-9_/]+/test_[a-z0-9_]+\.py)|(test_[a-z0-9_]+))``")
 
 
 def claims(page: str) -> Iterator[tuple[str, str]]:
