@@ -1,8 +1,8 @@
 """Settings: what can be set, what it may be, and where it is read from.
 
 Three sources, the later wins: a TOML file, environment variables ``REALTIME_<NAME>``, keyword arguments. This is the
-only module that reads files or the environment. A wrong value is refused with the key, the value and what is
-allowed.
+only module that reads settings from files or the environment. A wrong value is refused with the key, the value and
+what is allowed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from realtime.tokens import TokenRules
 from realtime.topics import DEFAULT_KINDS, Access, Kind, Kinds, Mode, Overflow, PresenceBy, PresenceMode
 
 __all__ = ["Settings", "load_settings"]
+
+#: What the command line reads where it talks to a server (see `realtime.cli.remote`); no settings.
+_OF_CLIENTS = frozenset({"REALTIME_URL", "REALTIME_TOKEN", "REALTIME_KEY"})
 
 _positive: Any = validators.gt(0)
 _not_negative: Any = validators.ge(0)
@@ -371,7 +374,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {attribute.name for attribute in fields(Settings)}
     raw: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith("REALTIME_"):
+        if not variable.startswith("REALTIME_") or variable in _OF_CLIENTS:
             continue
         name = variable.removeprefix("REALTIME_").lower()
         if name not in known or name in ("kinds", "rules"):

@@ -45,7 +45,7 @@ from transports.turnstile import Turnstile
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
 
-__all__ = ["Server", "open_server", "reload_when_signalled", "run_until_signalled", "tune_collector"]
+__all__ = ["Server", "open_server", "reload_when_signalled", "run_until_signalled", "tls_context", "tune_collector"]
 
 log = structlog.get_logger("realtime")
 
@@ -102,7 +102,7 @@ async def open_server(
         feeds=feeds,
         routes=routes,
     )
-    tls = _tls_context(settings)
+    tls = tls_context(settings)
     listener = _listen(settings)
     server.address = listener.getsockname()[:2]
     application = Application(beside(make_app(server), app), stall_seconds=settings.write_stall_timeout_seconds)
@@ -134,7 +134,8 @@ async def _end_stuck(front: Front, connections: trio.Nursery, seconds: float) ->
     connections.cancel_scope.cancel()
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the port speaks TLS with, if it does; raises `ConfigurationError`."""
     if settings.tls_certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

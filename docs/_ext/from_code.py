@@ -204,7 +204,7 @@ class CommandLine(_Written):
         for words in ([], *([name] for name in sorted(cli.main.commands))):
             text = CliRunner().invoke(cli.main, [*words, "--help"], prog_name="realtime").output
             title = " ".join(["realtime", *words])
-            lines += [title, "-" * len(title), "", "::", "", *(f"   {line}" for line in text.splitlines()), ""]
+            lines += [title, "~" * len(title), "", "::", "", *(f"   {line}" for line in text.splitlines()), ""]
         return lines
 
 

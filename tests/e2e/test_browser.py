@@ -17,12 +17,16 @@ import pytest
 import trio
 import trio_websocket
 
-from tests.e2e.processes import ServerProcess, running_program
-from tests.peers import connect
+from realtime.api_keys import new_key
+from realtime.auth import Right
+from tests.e2e.processes import ServerProcess, running_program, serving
+from tests.peers import connect, open_websocket
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
+CONNECTED = "document.querySelector('#link')?.dataset.state === 'connected'"
+_HELPERS = "globalThis._text = (element) => element.textContent"
 _DEVTOOLS = re.compile(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)/")
 
 
@@ -59,6 +63,7 @@ class Page:
 
     async def open(self, url: str) -> None:
         """Go to an address."""
+        await self.call("Page.addScriptToEvaluateOnNewDocument", source=_HELPERS)
         await self.call("Page.navigate", url=url)
         await self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
@@ -69,16 +74,57 @@ class Page:
             " look(); })"
         )
 
+    async def reload(self) -> None:
+        """Load the page anew, until it is connected."""
+        await self.open(await self.evaluate("location.href"))
+        await self.wait_for(CONNECTED)
+
+    async def click(self, selector: str) -> None:
+        """Click an element."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    async def fill(self, identity: str, text: str) -> None:
+        """Write a text into a field."""
+        await self.evaluate(
+            f"(() => {{ const field = document.getElementById('{identity}'); field.value = {json.dumps(text)};"
+            " field.dispatchEvent(new Event('input', { bubbles: true })); })()"
+        )
+
+    async def submit(self, identity: str) -> None:
+        """Send a form off."""
+        await self.evaluate(f"document.getElementById('{identity}').requestSubmit()")
+
+    async def use_key(self, key: str) -> None:
+        """Give the page an API key."""
+        await self.fill("key", key)
+        await self.submit("key-form")
+
+    async def press(self, key: str, modifiers: int = 0) -> None:
+        """Press a key; modifiers as DevTools counts them."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        known: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **known, **text)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **known)
+
+    async def tab_to(self, identity: str) -> None:
+        """Press Tab until an element has the focus."""
+        for _ in range(100):
+            if await self.evaluate("document.activeElement.id") == identity:
+                return
+            await self.press("Tab")
+        pytest.fail(f"no Tab leads to {identity}")
+
 
 @pytest.fixture
-async def page(demo: ServerProcess, tmp_path: Path) -> AsyncIterator[Page]:
-    """The page of the demo in a browser of its own."""
+async def browser(tmp_path: Path) -> AsyncIterator[Page]:
+    """An empty page in a browser of its own."""
     assert CHROMIUM is not None
     options = (
         "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --no-proxy-server"
         " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-port=0"
     )
-    command = (CHROMIUM, *options.split(), f"--user-data-dir={tmp_path}", "about:blank")
+    command = (CHROMIUM, *options.split(), f"--user-data-dir={tmp_path / 'profile'}", "about:blank")
     async with running_program(*command) as browser:
         assert browser.stderr is not None
         said = b""
@@ -97,29 +143,288 @@ async def page(demo: ServerProcess, tmp_path: Path) -> AsyncIterator[Page]:
             await opened.call("Runtime.enable")
             await opened.call("Log.enable")
             await opened.call("Page.enable")
-            await opened.open(demo.url + "/")
             yield opened
             browser.send_signal(signal.SIGTERM)
 
 
-async def test_page_of_the_demo_shows_ticks_and_chat(page: Page) -> None:
-    """Connected, a row for each symbol whose offset moves, and what is said in the room appears."""
-    await page.wait_for("document.querySelector('#status').dataset.state === 'connected'")
-    await page.wait_for("document.querySelectorAll('#ticks tr').length === 3")
-    before = await page.evaluate("Number(document.querySelector('#tick-600519').cells[3].textContent)")
-    await page.wait_for(f"Number(document.querySelector('#tick-600519').cells[3].textContent) > {before}")
-    assert re.fullmatch(
-        r"\d+\.\d\d", await page.evaluate("document.querySelector('#tick-600519').cells[1].textContent")
-    )
+@pytest.fixture
+async def page(browser: Page, demo: ServerProcess) -> Page:
+    """The page of the demo."""
+    await browser.open(demo.url + "/")
+    await browser.wait_for(CONNECTED)
+    return browser
+
+
+async def test_page_of_the_demo_is_alive_at_once(page: Page) -> None:
+    """Connected, every symbol on the board with values that change, rates that are drawn, and no complaint."""
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('▲')")
+    assert await page.evaluate("[...document.querySelectorAll('#board-head th')].slice(1, 3).map(_text)") == [
+        "price",
+        "volume",
+    ]
+    await page.wait_for("parseFloat(document.querySelectorAll('.tile .value')[4].textContent) > 5")
+    await page.wait_for("document.querySelectorAll('.tile path.line')[4].getAttribute('d').includes('L')")
+    await page.wait_for("document.querySelector('#topics').textContent.includes('symbol:')")
+    await page.wait_for("document.querySelector('#connections').textContent.includes('this page')")
+    await page.wait_for("!document.querySelector('#members').hidden")
+    await page.click("#members summary")
+    await page.wait_for("document.querySelectorAll('#members-list li').length === 1")
+    assert await page.evaluate("document.querySelector('#notice').hidden")
+    assert page.complaints == []
+
+
+async def test_message_published_on_the_page_shows_in_its_tail_as_text(page: Page) -> None:
+    """Also one that is made to be taken for markup, in its data, its event and a column of the board."""
+    evil = '<img src=x onerror="globalThis.broken=1"><script>globalThis.broken=1</script>'
+    await page.fill("publish-data", json.dumps({"<i>": evil}))
+    await page.fill("publish-event", "<b>")
+    await page.fill("board-topic", "room:lobby")
+    await page.submit("board-add")
+    await page.submit("publish")
+    await page.wait_for("document.querySelectorAll('#tail li').length === 1")
+    await page.wait_for("document.querySelector('#publish-check').textContent === 'Published at offset 1.'")
+    text = await page.evaluate("document.querySelector('#tail li').textContent")
+    assert json.loads("{" + text.split("{", 1)[1]) == {"<i>": evil}
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('<img')")
+    assert await page.evaluate("document.querySelectorAll('main img, main script, main b, main i').length") == 0
+    assert await page.evaluate("globalThis.broken") is None
+    assert page.complaints == []
+
+
+async def test_data_that_is_not_json_is_told_as_it_is_typed_and_not_sent(page: Page) -> None:
+    """The form is refused before anything goes out."""
+    await page.fill("publish-data", '{"text": ')
+    assert await page.evaluate("document.querySelector('#publish').checkValidity()") is False
+    await page.wait_for("document.querySelector('#publish-check').textContent.startsWith('Not JSON')")
+    await page.fill("publish-data", "1")
+    assert await page.evaluate("document.querySelector('#publish').checkValidity()") is True
+
+
+async def test_board_asks_for_the_fields_that_were_chosen_and_remembers_itself(page: Page) -> None:
+    """One column for each field; the server leaves out the rest; a row that was removed stays away."""
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
+    await page.fill("board-fields", "price")
+    await page.submit("board-view")
+    await page.wait_for("document.querySelectorAll('#board-head th').length === 5")
+    await page.click("#board-rows .remove")
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 2")
+    await page.reload()
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 2")
+    await page.wait_for("document.querySelectorAll('#board-head th').length === 5")
+    await page.wait_for("document.querySelector('#board-rows .sign').textContent !== ''")
+    await page.wait_for("document.querySelector('#connections button')")
+    await page.click("#connections button")
+    await page.wait_for("document.querySelector('#details-subscriptions').textContent.includes('latest, 5/s, price')")
+    assert page.complaints == []
+
+
+async def test_tail_goes_where_a_busy_topic_is_clicked_and_can_be_paused(page: Page) -> None:
+    """The board has another view of the same topic; what comes during a pause is kept for its end."""
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('600519')")
     await page.evaluate(
-        "(() => { const form = document.querySelector('#say');"
-        " form.text.value = 'hello <b>room</b>'; form.requestSubmit(); })()"
+        "[...document.querySelectorAll('#board-rows .name')].find((each) => _text(each) === 'symbol:600519').click()"
     )
-    await page.wait_for(
-        "[...document.querySelectorAll('#chat li')].some((line) => line.textContent === 'hello <b>room</b>')"
+    await page.wait_for("document.querySelectorAll('#tail li').length > 3")
+    await page.click("#tail-pause")
+    await page.wait_for("/[1-9]\\d* wait/.test(document.querySelector('#tail-count').textContent)")
+    before = await page.evaluate("document.querySelectorAll('#tail li').length")
+    await page.click("#tail-pause")
+    await page.wait_for(f"document.querySelectorAll('#tail li').length > {before}")
+    offsets = await page.evaluate(
+        "[...document.querySelectorAll('#tail .offset')].map((each) => +_text(each).slice(1))"
     )
-    complaints = [complaint for complaint in page.complaints if "favicon" not in complaint]
-    assert complaints == []
+    assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
+    await page.wait_for("document.querySelectorAll('#connections .mark:not(:empty)').length === 2")
+
+
+async def test_tail_shows_what_is_missing_and_keeps_no_more_than_it_may(page: Page, demo: ServerProcess) -> None:
+    """A filter leaves things out unsaid; five hundred lines are kept, of whatever length."""
+    await page.fill("tail-topic", "room:long")
+    await page.fill("tail-filter", '{">": ["n", 0]}')
+    await page.submit("tail-form")
+    await page.wait_for("document.querySelector('#tail-count').textContent === 'Nothing yet.'")
+    async with connect(demo.port) as raw:
+        for start in (0, 300):
+            messages = [{"topic": "room:long", "data": {"n": start + n, "pad": "x" * 1000}} for n in range(300)]
+            answer = await raw.request(
+                "POST",
+                "/api/v1/batch",
+                headers={"X-Api-Key": demo.api_key},
+                body=json.dumps(messages).encode(),
+            )
+            assert answer.status == 200, answer.body
+    await page.wait_for("_text(document.querySelector('#tail li:last-child')).includes('\"n\":599')")
+    assert await page.evaluate("document.querySelectorAll('#tail li').length") == 500
+    await page.click("#tail li:last-child summary")
+    await page.wait_for("document.querySelector('#tail li:last-child pre').textContent.includes('\"n\": 599')")
+    await page.evaluate("document.querySelector('#tail-topic').value = 'room:' + 'x'.repeat(251)")
+    await page.submit("tail-form")
+    await page.wait_for("document.querySelector('#tail-said').textContent.startsWith('INVALID_TOPIC')")
+
+
+async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: Page, demo: ServerProcess) -> None:
+    """Without a key the button is dead; with one it asks, and then the peer is told to go for good."""
+    async with open_websocket(demo.port) as peer:
+        identity = peer.welcome["connection"]
+        find = f"[...document.querySelectorAll('#connections button')].find((each) => _text(each) === '{identity}')"
+        await page.wait_for(find)
+        await page.evaluate(f"{find}.click()")
+        await page.wait_for("document.querySelector('#details-facts').textContent.includes('websocket')")
+        assert await page.evaluate("document.querySelector('#disconnect').disabled") is True
+        await page.click("#details-close")
+        await page.use_key(demo.api_key)
+        await page.evaluate(f"{find}.click()")
+        await page.click("#disconnect")
+        assert await page.evaluate("document.activeElement.id") == "disconnect-no"
+        await page.click("#disconnect-no")
+        await page.click("#disconnect")
+        await page.click("#disconnect-yes")
+        assert (await peer.receive_type("disconnect"))["code"] == 4003
+        await page.wait_for("document.querySelector('#details-said').textContent === 'Disconnected.'")
+        await page.wait_for(f"!{find}")
+    assert page.complaints == []
+
+
+async def test_wrong_key_is_told_and_another_one_makes_it_good(page: Page, demo: ServerProcess) -> None:
+    """The page's own peer cannot come in with it; it does with the right one, or with none here."""
+    await page.use_key("wrong")
+    await page.wait_for("document.querySelector('#link').dataset.state === 'failed'")
+    await page.wait_for("document.querySelector('#key-said').textContent === 'The server does not know this key.'")
+    await page.use_key(demo.api_key)
+    await page.wait_for(CONNECTED)
+    await page.click("#key-toggle")
+    await page.click("#key-forget")
+    await page.wait_for(CONNECTED)
+    assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_server_that_asks_for_keys_shows_nothing_without_one(browser: Page, tmp_path: Path) -> None:
+    """A stranger is told so; a key opens what it has the right for, and where it has none the page says so."""
+    reader, reader_line = new_key("looker", [Right.READ])
+    writer, writer_line = new_key("writer", [Right.PUBLISH])
+    file = tmp_path / "realtime.toml"
+    file.write_text(f"api_keys = [{json.dumps(reader_line)}, {json.dumps(writer_line)}]\n")
+    async with serving("serve", "--port", "0", "--config", str(file)) as server:
+        await browser.open(f"{server.url}/admin")
+        await browser.wait_for("document.querySelector('#notice').textContent.includes('you need an API key')")
+        assert await browser.evaluate("document.querySelector('#key-panel').hidden") is False
+        await browser.use_key("wrong")
+        await browser.wait_for("document.querySelector('#notice').textContent.includes('does not know this key')")
+        await browser.use_key(reader)
+        await browser.wait_for(CONNECTED)
+        await browser.wait_for("document.querySelector('#notice').hidden")
+        assert await browser.evaluate("location.href") == f"{server.url}/admin"
+        # A reload keeps it, and it may tail what no rule opens. It may not publish, and not disconnect.
+        await browser.reload()
+        await browser.submit("publish")
+        await browser.wait_for("document.querySelector('#publish-check').textContent.startsWith('PERMISSION_DENIED')")
+        await browser.wait_for("document.querySelector('#connections button')")
+        await browser.click("#connections button")
+        await browser.click("#disconnect")
+        await browser.click("#disconnect-yes")
+        await browser.wait_for("document.querySelector('#disconnect-why').textContent.includes('not the right admin')")
+        assert await browser.evaluate("document.querySelector('#disconnect').disabled") is True
+        await browser.click("#details-close")
+        # One that may only publish says what stays empty.
+        await browser.use_key(writer)
+        await browser.wait_for("document.querySelector('#notice').textContent.includes('not the right read')")
+        await browser.wait_for("document.querySelector('#tail-said').textContent.startsWith('PERMISSION_DENIED')")
+        await browser.submit("publish")
+        await browser.wait_for("document.querySelector('#publish-check').textContent.startsWith('Published')")
+
+
+async def test_page_keeps_what_it_knows_until_its_server_is_back(page: Page, demo: ServerProcess) -> None:
+    """Killed, the last values stay in grey; a server that comes back at the same place is found by itself."""
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
+    await page.submit("publish")
+    await page.wait_for("document.querySelectorAll('#tail li').length === 1")
+    demo.signal(signal.SIGKILL)
+    await demo.wait()
+    await page.wait_for("document.querySelector('#notice').textContent.startsWith('The server does not answer')")
+    await page.wait_for("document.querySelector('#link').dataset.state === 'reconnecting'")
+    await page.wait_for("document.querySelector('#link-wait').textContent.includes('back in')")
+    assert await page.evaluate("document.body.hasAttribute('data-stale')")
+    assert await page.evaluate("document.querySelectorAll('#board-rows tr').length") == 3
+    async with serving("demo", "--port", str(demo.port)):
+        await page.wait_for("document.querySelector('#notice').hidden")
+        await page.click("#link-again")
+        await page.wait_for(CONNECTED)
+        before = await page.evaluate("_text(document.querySelector('#board-rows'))")
+        await page.wait_for(f"_text(document.querySelector('#board-rows')) !== {json.dumps(before)}")
+        # The history has gone with the server, and that is told in its place.
+        await page.wait_for("document.querySelector('#tail li + li.gap')?.textContent.includes('epoch changed')")
+        assert not await page.evaluate("document.body.hasAttribute('data-stale')")
+
+
+@pytest.mark.parametrize("transport", ["sse", "poll"])
+async def test_other_transport_is_used_once_it_is_chosen(page: Page, transport: str) -> None:
+    """The board goes on where it was."""
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
+    await page.evaluate(
+        f"document.querySelector('#transport').value = '{transport}';"
+        " document.querySelector('#transport').dispatchEvent(new Event('change'))"
+    )
+    await page.wait_for(f"document.querySelector('#link-state').textContent === 'connected by {transport}'")
+    before = await page.evaluate("_text(document.querySelector('#board-rows'))")
+    await page.wait_for(f"_text(document.querySelector('#board-rows')) !== {json.dumps(before)}")
+    # A first poll without topics is refused, which tells that somebody is there; and no poll keeps a room alive.
+    expected = re.compile(r"/poll\?timeout=0|/api/v1/topics/room")
+    assert [complaint for complaint in page.complaints if not expected.search(complaint)] == []
+
+
+async def test_keyboard_alone_reaches_what_a_pointer_does(page: Page) -> None:
+    """Tab, Enter and Escape: add a topic, publish there, open a connection and leave it."""
+    await page.tab_to("board-topic")
+    await page.call("Input.insertText", text="room:keys")
+    await page.press("Enter")
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('room:keys')")
+    await page.tab_to("publish-topic")
+    await page.evaluate("document.activeElement.select()")
+    await page.call("Input.insertText", text="room:keys")
+    await page.tab_to("publish-data")
+    await page.evaluate("document.activeElement.select()")
+    await page.call("Input.insertText", text='{"word": "typed"}')
+    await page.press("Enter", modifiers=2)
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('typed')")
+    await page.tab_to("connections-most")
+    await page.wait_for("document.querySelector('#connections button')")
+    await page.press("Tab")
+    await page.press("Tab")
+    assert await page.evaluate("document.activeElement.closest('#connections') !== null")
+    await page.press("Enter")
+    await page.wait_for("document.querySelector('#details').open")
+    await page.press("Escape")
+    await page.wait_for("!document.querySelector('#details').open")
+    assert await page.evaluate("document.activeElement.closest('#connections') !== null")
+
+
+@pytest.mark.parametrize("width", [360, 390, 860, 1280])
+async def test_page_fits_its_window(page: Page, width: int) -> None:
+    """Also with the longest of names and a large payload: what is wide scrolls by itself."""
+    await page.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
+    )
+    await page.fill("board-topic", "room:" + "w" * 64)
+    await page.submit("board-add")
+    await page.fill("tail-topic", "room:" + "w" * 64)
+    await page.submit("tail-form")
+    await page.fill("publish-data", json.dumps({"text": "y" * 60_000, "z" * 200: 1}))
+    await page.submit("publish")
+    await page.wait_for("document.querySelector('#tail details')")
+    await page.click("#tail summary")
+    await page.wait_for("document.querySelector('#board-rows').textContent.includes('yyy')")
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_theme_is_chosen_and_remembered(page: Page) -> None:
+    """Before the first paint, by a script of its own."""
+    await page.click("#theme")
+    await page.click("#theme")
+    assert await page.evaluate("document.documentElement.dataset.theme") == "dark"
+    dark = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    await page.reload()
+    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
 
 
 async def test_script_on_the_page_gets_ticks_by_both_transports(page: Page) -> None:
@@ -216,12 +521,3 @@ async def test_event_source_of_the_browser_resumes_by_itself(page: Page, demo: S
         await page.wait_for("heard.length >= 3")
         assert await page.evaluate("heard") == [1, 2, 3]
         nursery.cancel_scope.cancel()
-
-
-async def test_page_survives_a_restart_of_its_server(page: Page, demo: ServerProcess) -> None:
-    """Told that the server goes, the page waits for it; it shows that, and complains of nothing else."""
-    await page.wait_for("document.querySelector('#status').dataset.state === 'connected'")
-    demo.signal(signal.SIGTERM)
-    assert await demo.wait() == 0
-    await page.wait_for("document.querySelector('#status').dataset.state !== 'connected'")
-    assert (await page.evaluate("document.querySelector('#status').dataset.state")) in ("waiting", "connecting")

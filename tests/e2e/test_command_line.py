@@ -285,7 +285,7 @@ async def test_private_key_among_the_files_with_keys_is_told_in_words(tmp_path: 
     )
     assert (code, printed) == (1, "")
     assert complaint == (
-        f"Error: jwt_key_files: {pem}: is a private key; make the public one with: openssl pkey -in FILE -pubout\n"
+        f"realtime: jwt_key_files: {pem}: is a private key; make the public one with: openssl pkey -in FILE -pubout\n"
     )
 
 

@@ -270,12 +270,12 @@ async def _use_messages(tries: Trier) -> None:
     await tries("send_to_user", 200, at={"user": "7"}, json={"data": 1})
     await tries("send_to_user", 404, at={"user": "8"}, json={"data": 1})
     await tries("send_to_connection", 404, at={"connection": "c_1"}, json={"data": 1})
-    await tries("read_connection", 404, at={"connection": "c_1"})
+    for name in ("read_connection", "disconnect_connection"):
+        await tries(name, 404, at={"connection": "c_1"})
     async with open_events(tries.server.address[1], "topic=room:a&fields=n", headers=TOKEN) as events:
         at = {"connection": events.welcome["connection"]}
         await tries("send_to_connection", 200, at=at, json={"data": 1})
         await tries("read_connection", 200, at=at)
-        await tries("disconnect_connection", 404, at={"connection": "c_1"})
         await tries("list_connections", 200)
         secret = {"X-Connection-Secret": events.welcome["secret"]}
         await tries("command_event_stream", 200, at=at, headers=secret, json={"type": "ping", "id": 1})
@@ -286,9 +286,8 @@ async def _use_messages(tries: Trier) -> None:
             await tries(name, 404, at={"user": "7"}, json={"topic": "role:none"})
         await tries("list_topics", 200)
         await tries("list_members", 200)
+        await tries("disconnect_connection", 204, at=at)
         await tries("disconnect_user", 200, at={"user": "7"})
-    async with open_events(tries.server.address[1], "topic=room:a", headers=TOKEN) as events:
-        await tries("disconnect_connection", 204, at={"connection": events.welcome["connection"]})
 
 
 async def _use_topics(tries: Trier) -> None:

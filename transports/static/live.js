@@ -1,128 +1,218 @@
-// The page of `realtime demo`: ticks and a chat room over one WebSocket, resumed after a reconnect.
+// The live page: who asks, who is told, and what is said about the server and the page's own connection.
+import { Activity, Details } from "./live-activity.js";
+import { Api } from "./live-api.js";
+import { Board } from "./live-board.js";
+import { find, make, say } from "./live-dom.js";
+import { clock } from "./live-format.js";
+import { Link } from "./live-link.js";
+import { recall, remember } from "./live-memory.js";
+import { Overview } from "./live-overview.js";
+import { Publish } from "./live-publish.js";
+import { Tail } from "./live-tail.js";
+import { Watch } from "./live-watch.js";
 
-const status = document.querySelector("#status");
-const ticks = document.querySelector("#ticks");
-const chat = document.querySelector("#chat");
-const positions = new Map(["symbol:600519", "symbol:000001", "symbol:300750", "room:lobby"].map((topic) => [topic, null]));
-const MAX_LINES = 200;
-let socket = null;
-let nextId = 1;
-let tries = 0;
+const SUGGESTED = 8;
+// A server that has just started knows few topics yet.
+const SUGGEST_AFTER = [0, 2000, 4000];
+const THEMES = ["system", "light", "dark"];
+const WRONG_KEY = ["AUTH_FAILED", "AUTH_REQUIRED"];
 
-function say(state, text) {
-  status.dataset.state = state;
-  status.textContent = text;
-}
-
-function send(command) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ id: nextId++, ...command }));
-}
-
-function subscribeCommand(topic) {
-  const recover = positions.get(topic);
-  return { type: "subscribe", id: nextId++, topic, recover: recover ?? { last: topic.startsWith("room:") ? 20 : 1 } };
-}
-
-function row(symbol) {
-  const id = `tick-${symbol}`;
-  let found = document.getElementById(id);
-  if (!found) {
-    found = document.createElement("tr");
-    found.id = id;
-    found.append(...Array.from({ length: 4 }, () => document.createElement("td")));
-    found.cells[0].textContent = symbol;
-    ticks.append(found);
-  }
-  return found;
-}
-
-function showTick(symbol, message) {
-  const { cells } = row(symbol);
-  const before = Number(cells[1].textContent);
-  const price = Number(message.data.price);
-  cells[1].textContent = Number.isFinite(price) ? price.toFixed(2) : "";
-  if (before && price !== before) cells[1].dataset.move = price > before ? "up" : "down";
-  cells[2].textContent = message.data.volume ?? "";
-  cells[3].textContent = message.offset;
-}
-
-function showLine(text, kind = "line") {
-  const line = document.createElement("li");
-  line.dataset.kind = kind;
-  line.textContent = text;
-  chat.append(line);
-  while (chat.children.length > MAX_LINES) chat.firstChild.remove();
-  chat.scrollTop = chat.scrollHeight;
-}
-
-function receive(push) {
-  switch (push.type) {
-    case "subscribed":
-      if (!push.recovered || push.recovered === "none" || !push.replayed) {
-        positions.set(push.topic, { epoch: push.epoch, offset: push.offset });
-      } else {
-        positions.set(push.topic, { epoch: push.epoch, offset: push.offset - push.replayed });
-      }
-      break;
-    case "batch":
-      push.replies.forEach(receive);
-      break;
-    case "message": {
-      const [kind, name] = push.topic.split(":");
-      positions.get(push.topic).offset = push.offset;
-      if (kind === "symbol") showTick(name, push);
-      else showLine(String(push.data?.text ?? JSON.stringify(push.data)));
-      break;
-    }
-    case "gap":
-      showLine(`${push.count} messages of ${push.topic} were lost (${push.reason})`, "gap");
-      break;
-    case "error":
-      showLine(`${push.code}: ${push.message}`, "gap");
-      break;
-  }
-}
-
-function connect() {
-  say("connecting", tries ? "reconnecting" : "connecting");
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
-  let retryAfter = null;
-  socket.onopen = () => {
-    tries = 0;
-    say("connected", "connected");
-    send({ type: "batch", commands: [...positions.keys()].map(subscribeCommand) });
-  };
-  socket.onmessage = ({ data }) => {
-    const push = JSON.parse(data);
-    if (push.type === "disconnect") retryAfter = push.retry_after;
-    else receive(push);
-  };
-  socket.onclose = ({ code }) => {
-    if (code >= 4000 && code < 4100 && code !== 4029) {
-      say("failed", `refused (${code})`);
-      return;
-    }
-    const wait = retryAfter ?? Math.min(30, 3 * 2 ** tries) * (0.5 + Math.random() / 2);
-    tries += 1;
-    say("waiting", `connection lost, back in ${Math.round(wait)} s`);
-    setTimeout(connect, wait * 1000);
-  };
-}
-
-document.querySelector("#follow").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const topic = `symbol:${event.target.symbol.value}`;
-  if (!positions.has(topic)) {
-    positions.set(topic, null);
-    send(subscribeCommand(topic));
-  }
-  event.target.reset();
+const api = new Api();
+const watch = new Watch(api, showServer);
+const link = new Link(showLink);
+const overview = new Overview();
+const details = new Details(api);
+const publish = new Publish(link);
+const tail = new Tail(link, (topic) => publish.follow(topic));
+const openTail = (topic) => tail.open(topic);
+const board = new Board(link, { tail: openTail });
+const activity = new Activity({
+  tail: openTail,
+  open: (id) => {
+    details.open(id);
+    watch.now();
+  },
+  ours: () => link.connections,
 });
 
-document.querySelector("#say").addEventListener("submit", (event) => {
-  event.preventDefault();
-  send({ type: "publish", topic: "room:lobby", event: "chat", data: { text: event.target.text.value } });
-  event.target.reset();
+let started = false;
+let refusal = null;
+let retryAt = 0;
+let ticking;
+
+// -- what is asked -----------------------------------------------------------------------------------------------
+
+watch.add(
+  () => "stats",
+  (stats, error) => {
+    refusal = error?.final ? error : null;
+    if (!stats) return;
+    overview.show(stats);
+    start();
+  },
+);
+watch.add(
+  () => activity.path,
+  (found) => found && activity.show(found),
+);
+watch.add(
+  () => details.path,
+  (found, error) => (found ? details.show(found) : details.fail(error)),
+);
+watch.add(
+  () => tail.path,
+  (found) => tail.showTopic(found),
+);
+
+/** The parts that are peers begin once it is known that somebody is let in: a stranger's connection would be refused. */
+async function start() {
+  if (started) return;
+  started = true;
+  link.start(api.key, find("transport").value);
+  tail.start();
+  for (const wait of SUGGEST_AFTER) {
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    const names = await readNames();
+    board.start(names.filter((name) => name.startsWith("symbol:")).slice(0, SUGGESTED));
+  }
+}
+
+async function readNames() {
+  try {
+    const names = (await api.get("topics?limit=100")).topics.map(({ topic }) => topic);
+    find("names").replaceChildren(...names.map((value) => make("option", { value })));
+    return names;
+  } catch {
+    return []; // without suggestions, then
+  }
+}
+
+for (const input of document.querySelectorAll("input[list=names]")) input.addEventListener("focus", readNames);
+for (const name of ["topics-most", "connections-most"]) find(name).addEventListener("change", () => watch.now());
+find("members").addEventListener("toggle", () => watch.now());
+
+// -- the server ----------------------------------------------------------------------------------------------------
+
+function showServer({ state, heard }) {
+  document.body.toggleAttribute("data-stale", state === "gone" || refusal !== null);
+  if (state === "gone") notice(heard ? `The server does not answer. What stands here is of ${clock(heard)}.` : "The server does not answer.");
+  else if (!refusal) notice("");
+  else if (refusal.status === 403) notice("This key has not the right read: the overview and the lists stay empty.");
+  else if (api.key) notice("The server does not know this key.");
+  else notice("To look at this server you need an API key.");
+  if (refusal && state === "fine") {
+    showKeyPanel(true);
+    // It may publish, or hear some topics, all the same.
+    if (refusal.status === 403) start();
+  }
+}
+
+function notice(text) {
+  find("notice").hidden = !text;
+  find("notice").toggleAttribute("data-asks", refusal !== null && !api.key);
+  say(find("notice"), text);
+}
+
+// -- the page's own connection -------------------------------------------------------------------------------------
+
+function showLink({ state, transport, retryIn, error }) {
+  const wrongKey = state === "failed" && WRONG_KEY.includes(error?.code);
+  const by = transport ? ` by ${transport}` : "";
+  const texts = {
+    connecting: "connecting",
+    connected: `connected${by}`,
+    reconnecting: "connection lost",
+    failed: wrongKey && api.key ? "refused: unknown key" : `refused: ${error?.message ?? "for good"}`,
+    closed: "closed",
+  };
+  find("link").dataset.state = state;
+  say(find("link-state"), texts[state]);
+  find("link-state").title = link.connection ?? "";
+  find("link-again").hidden = state === "connected" || (state === "connecting" && retryIn === undefined);
+  retryAt = Number.isFinite(retryIn) ? Date.now() + retryIn : 0;
+  clearInterval(ticking);
+  ticking = retryAt && state !== "connected" ? setInterval(countDown, 1000) : undefined;
+  countDown();
+  document.body.toggleAttribute("data-offline", state !== "connected");
+  if (state !== "connected") tail.lost();
+  if (wrongKey) {
+    showKeyPanel(true);
+    say(find("key-said"), api.key ? "The server does not know this key." : "Peers must log in here.");
+  }
+}
+
+function countDown() {
+  const left = Math.ceil((retryAt - Date.now()) / 1000);
+  say(find("link-wait"), left > 0 ? `back in ${left} s` : "");
+}
+
+find("link-again").addEventListener("click", () => link.again());
+find("transport").value = recall("transport", "");
+find("transport").addEventListener("change", ({ target }) => {
+  remember("transport", target.value);
+  if (started) link.start(api.key, target.value);
 });
 
-connect();
+// -- the key -------------------------------------------------------------------------------------------------------
+
+function showKeyPanel(shown) {
+  find("key-panel").hidden = !shown;
+  find("key-toggle").setAttribute("aria-expanded", shown);
+}
+
+function useKey(key) {
+  api.key = key;
+  refusal = null;
+  find("key-form").reset();
+  find("key-forget").disabled = !key;
+  say(find("key-toggle"), key ? "API key: set" : "API key");
+  details.renew();
+  if (started) link.start(key, find("transport").value);
+  watch.renew();
+}
+
+find("key-toggle").addEventListener("click", () => {
+  const shown = find("key-panel").hidden;
+  showKeyPanel(shown);
+  if (shown) find("key").focus();
+});
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = find("key").value.trim();
+  // Anything else cannot stand in a header.
+  if (!/^[!-~]+$/.test(key)) {
+    say(find("key-said"), "A key has only visible ASCII characters.");
+    return;
+  }
+  say(find("key-said"), "");
+  showKeyPanel(false);
+  find("key-toggle").focus();
+  useKey(key);
+});
+find("key-forget").addEventListener("click", () => {
+  say(find("key-said"), "Forgotten.");
+  find("key").focus();
+  useKey("");
+});
+
+// -- the rest ------------------------------------------------------------------------------------------------------
+
+function showTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  say(find("theme"), `Theme: ${theme}`);
+}
+
+let theme = THEMES.includes(recall("theme", "")) ? recall("theme", "") : "system";
+find("theme").addEventListener("click", () => {
+  theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  remember("theme", theme);
+  showTheme(theme);
+});
+
+showTheme(theme);
+say(find("host"), location.host);
+document.title = `${location.host} · Realtime`;
+say(find("key-toggle"), api.key ? "API key: set" : "API key");
+find("key-forget").disabled = !api.key;
+watch.now();

@@ -1,0 +1,42 @@
+// Numbers and times as people read them.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const tenth = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const MOST_DECIMALS = 8;
+
+export const count = (value) => whole.format(value);
+export const rate = (value) => (value >= 100 ? whole : tenth).format(value);
+
+export function bytes(value) {
+  if (value < 1024) return `${value} B`;
+  return value < 1 << 20 ? `${tenth.format(value / 1024)} KiB` : `${tenth.format(value / (1 << 20))} MiB`;
+}
+
+/** A length of time in its two largest units. */
+export function span(seconds) {
+  if (seconds < 10) return `${tenth.format(seconds)} s`;
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 24 ? `${hours} h ${minutes % 60} min` : `${count(Math.floor(hours / 24))} d ${hours % 24} h`;
+}
+
+export function clock(milliseconds, fraction = false) {
+  const date = new Date(milliseconds);
+  const two = (number) => String(number).padStart(2, "0");
+  const time = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  return fraction ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
+}
+
+export const decimals = (number) => Math.min(MOST_DECIMALS, (String(number).split(".")[1] ?? "").length);
+
+export function fixed(number, places) {
+  if (Number.isInteger(number) && !places) return whole.format(number);
+  return number.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+}
+
+/** Words of the server's as words on a page: `slow_consumer`, `AUTH_FAILED`. */
+export const words = (name) => name.replaceAll("_", " ").toLowerCase();
+
+export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
