@@ -1,0 +1,208 @@
+"""The tutorial, walked from its first command to its last, with its page open in a browser.
+
+Files, programs and commands are those of the pages themselves. What the reader does by hand is done here: looking,
+writing a note, Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.docs.walking import DOCS, SECONDS, Walk
+from tests.e2e.test_browser import CHROMIUM, Page, browser
+
+__all__ = ["browser"]
+
+
+def needs_browser(test: Any) -> Any:
+    """Skipped where there is no Chromium."""
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")(test))
+
+
+LOG = "[...document.querySelectorAll('#log li')].map((line) => line.textContent)"
+STATE = "document.querySelector('#state').value"
+CONNECTED = f"{STATE}.startsWith('connected')"
+
+
+@pytest.fixture
+async def walk(tmp_path: Path) -> AsyncIterator[Walk]:
+    """A reader with an empty folder."""
+    folder = tmp_path / "garden"
+    folder.mkdir()
+    async with trio.open_nursery() as nursery:
+        yield Walk(folder, nursery)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def garden(walk: Walk) -> Walk:
+    """A reader who has the files of the second page."""
+    walk.open("tutorial/own-server")
+    walk.save()
+    walk.skip("python", "REALTIME_API_KEYS", "curl")
+    return walk
+
+
+async def log_of(page: Page) -> list[str]:
+    """The lines of the page, oldest first."""
+    lines: list[str] = await page.evaluate(LOG)
+    return lines[::-1]
+
+
+def offsets(lines: list[str]) -> list[int]:
+    """The offsets of the messages in these lines."""
+    return [int(line.partition(":")[0]) for line in lines if line.partition(":")[0].isdigit()]
+
+
+async def write_note(page: Page, text: str) -> None:
+    """Write into the field of the page, and press its button."""
+    await page.evaluate(
+        f"(() => {{ const form = document.forms[0]; form.text.value = {json.dumps(text)}; form.requestSubmit(); }})()"
+    )
+
+
+def shows(text: str) -> str:
+    """That a line of the log ends with this text."""
+    return f"{LOG}.some((line) => line.endsWith({json.dumps(text)}))"
+
+
+async def plugged_in(url: str) -> None:
+    """Wait until somebody listens there."""
+    with trio.fail_after(SECONDS):
+        while True:
+            with suppress(OSError):
+                stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+                return await stream.aclose()
+            await trio.sleep(0.05)
+
+
+async def reconnect(page: Page) -> None:
+    """Wait until the page is connected; a browser that is told of a network does not wait for the next try."""
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await page.wait_for(CONNECTED)
+
+
+def exceptions_of(page: Page) -> list[str]:
+    """What went wrong in the page itself; that a server could not be reached is not its fault."""
+    return [complaint for complaint in page.complaints if "exceptionDetails" in complaint]
+
+
+async def test_first_steps_show_what_they_say(walk: Walk) -> None:
+    """The demo runs, streams its ticks to curl, and takes a message with the key that it printed."""
+    walk.open("tutorial/first-steps")
+    walk.skip("python3 -m venv", ".venv/bin/pip install", ". .venv/bin/activate")
+    demo = await walk.start()
+    walk.instead["dev_..."] = demo.printed.split("HTTP: ")[1].split()[0]
+    await walk.run()
+    await walk.run()
+    await demo.end()
+    walk.done()
+
+
+@needs_browser
+async def test_own_page_shows_temperatures_and_notes(walk: Walk, browser: Page) -> None:
+    """The reader's server and page work as they stand in the text, also for a back end with curl."""
+    walk.open("tutorial/own-server")
+    server = await walk.start()
+    await browser.open(f"{walk.url}/")
+    await browser.wait_for("Number(document.querySelector('#celsius').value) > 0")
+    assert await browser.evaluate(STATE) == "connected (websocket)"
+    await write_note(browser, "the roses want water")
+    await browser.wait_for(shows("the roses want water"))
+    await server.end()
+    server = await walk.start()
+    await reconnect(browser)
+    await walk.run()
+    await browser.wait_for(shows("the cat is on the lawn"))
+    await server.end()
+    walk.done()
+    assert exceptions_of(browser) == []
+
+
+@needs_browser
+async def test_page_recovers_or_says_what_is_lost(garden: Walk, browser: Page) -> None:
+    """The cable pulled, pulled for too long, and the server killed: recovered, ``too_old``, ``epoch_changed``."""
+    garden.open("tutorial/recovery")
+    server = await garden.start()
+    cable = await garden.start()
+    await plugged_in(garden.second_url)
+    await browser.open(f"{garden.second_url}/")
+    await browser.wait_for(f"{LOG}.length > 1")
+    before = await log_of(browser)
+    await cable.end()
+    await browser.wait_for(f"{STATE}.startsWith('reconnecting')")
+    await trio.sleep(2)  # what is missed meanwhile is what this is about
+    cable = await garden.start()
+    await plugged_in(garden.second_url)
+    await reconnect(browser)
+    seen = offsets(await log_of(browser))
+    assert seen == list(range(seen[0], seen[0] + len(seen)))
+    assert len(seen) > len(before)
+
+    await server.end()
+    server = await garden.start()
+    await reconnect(browser)
+    await browser.wait_for(shows("epoch_changed"))
+    await cable.end()
+    await browser.wait_for(f"{STATE}.startsWith('reconnecting')")
+    await trio.sleep(8)
+    await garden.start_again("python cable.py")
+    await plugged_in(garden.second_url)
+    await reconnect(browser)
+    await browser.wait_for(shows("are lost: too_old"))
+
+    await browser.evaluate("document.querySelector('#log').replaceChildren()")
+    await server.end(signal.SIGQUIT)
+    await browser.wait_for(f"{STATE}.startsWith('reconnecting')")
+    await garden.start()
+    await reconnect(browser)
+    await browser.wait_for(shows("epoch_changed"))
+    garden.done()
+    assert exceptions_of(browser) == []
+
+
+@needs_browser
+async def test_gardener_may_write_and_others_look(garden: Walk, browser: Page) -> None:
+    """The rules of the page, asked by the command line and by the browser; then with the token that was made."""
+    garden.open("tutorial/permissions")
+    await garden.run()
+    await garden.run()
+    await garden.run()
+    server = await garden.start()
+    await browser.open(f"{garden.url}/")
+    await browser.wait_for("Number(document.querySelector('#celsius').value) > 0")
+    await write_note(browser, "may I")
+    await browser.wait_for(shows("refused: PERMISSION_DENIED"))
+    token = (await garden.run()).split()[-1]
+    await browser.evaluate(garden.script("javascript").replace("eyJ...", token).replace("location.reload();", ""))
+    await browser.open(f"{garden.url}/")
+    await browser.wait_for(CONNECTED)
+    await write_note(browser, "I may")
+    await browser.wait_for(shows("I may"))
+    assert not await browser.evaluate(shows("refused: PERMISSION_DENIED"))
+    await server.end()
+    garden.done()
+    assert exceptions_of(browser) == []
+
+
+async def test_tests_of_the_tutorial_pass(garden: Walk) -> None:
+    """The reader's tests run beside the reader's program, and take no hour."""
+    garden.open("tutorial/tests")
+    garden.skip("pip install")
+    await garden.run()
+    garden.done()
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("*.rst")), ids=lambda page: page.stem)
+def test_page_of_the_tutorial_leads_on(page: Path) -> None:
+    """Each is walked above, and is a page of a path."""
+    assert f'"tutorial/{page.stem}"' in Path(__file__).read_text()
+    assert "Next: :doc:" in page.read_text()
