@@ -350,7 +350,8 @@ class MemoryDialer:
     def __init__(self, engine: Engine) -> None:
         #: Where it leads; another one is a server that was replaced.
         self.engine = engine
-        #: What the next attempts fail with, as if nobody was there; None: they succeed.
+        #: What the next attempts fail with, as `realtime.link` says: ``LinkEnded("nobody there", connected=False)`` if
+        #: there is nobody. None: they succeed.
         self.failure: Exception | None = None
         #: The links that there are.
         self.links: list[MemoryLink] = []

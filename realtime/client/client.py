@@ -228,12 +228,16 @@ class Client:
             "idempotency_key": idempotency_key or secrets.token_urlsafe(16),
         }
         deadline = trio.current_time() + timeout_seconds
+        refusal: CommandError | None = None
         while True:
             seconds = max(0.0, deadline - trio.current_time())
             try:
                 heard = await self._calls.call("publish", members, seconds=seconds, repeatable=True)
                 return Receipt(heard.epoch, heard.offset, heard.duplicate)
             except CommandError as error:
+                if refusal is not None and error.code is ErrorCode.TIMEOUT:
+                    raise refusal from None  # says more than that the time was up
+                refusal = error
                 wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
                 ended = self.state in ENDED
                 if error.code not in PASSING or ended or trio.current_time() + wait >= deadline:

@@ -181,7 +181,9 @@ def no_answer(seconds: float) -> PublishError:
 
 def unreachable(why: Exception) -> PublishError:
     """The failure of an attempt whose connection did not come about, or broke."""
-    return PublishError(ErrorCode.UNAVAILABLE, f"no answer: {type(why).__name__}: {why}")
+    # A failure of TLS has no words itself.
+    said = str(why) or str(why.__cause__ or why.__context__ or "no reason is known")
+    return PublishError(ErrorCode.UNAVAILABLE, f"no answer: {type(why).__name__}: {said}")
 
 
 def _body(data: Any, event: str | None, key: str | None, idempotency_key: str | None) -> dict[str, Any]:
