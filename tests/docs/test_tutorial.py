@@ -17,7 +17,8 @@ import pytest
 import trio
 
 from tests.docs.walking import DOCS, SECONDS, Walk
-from tests.e2e.test_browser import CHROMIUM, Page, browser
+from tests.e2e.chromium import CHROMIUM, Page
+from tests.e2e.test_browser import browser
 
 __all__ = ["browser"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -15,64 +13,22 @@ from typing import Any
 
 import pytest
 import trio
-import trio_websocket
 
 from realtime.api_keys import new_key
 from realtime.auth import Right
-from tests.e2e.processes import ServerProcess, running_program, serving
+from tests.e2e.chromium import CHROMIUM, Page, browsing
+from tests.e2e.processes import ServerProcess, serving
 from tests.peers import connect, open_websocket
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
 CONNECTED = "document.querySelector('#link')?.dataset.state === 'connected'"
-_HELPERS = "globalThis._text = (element) => element.textContent"
-_DEVTOOLS = re.compile(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)/")
 
 
-class Page:
-    """One page of the browser."""
+class LivePage(Page):
+    """The live page, and what people do with it."""
 
-    def __init__(self, socket: trio_websocket.WebSocketConnection) -> None:
-        self._socket = socket
-        self._ids = itertools.count(1)
-        #: What the page complained of: exceptions and errors on its console.
-        self.complaints: list[str] = []
-
-    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the DevTools protocol and wait for its result."""
-        identity = next(self._ids)
-        with trio.fail_after(20):
-            await self._socket.send_message(json.dumps({"id": identity, "method": method, "params": parameters}))
-            while True:
-                answer = json.loads(await self._socket.get_message())
-                if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                    self.complaints.append(json.dumps(answer["params"]))
-                if answer.get("id") == identity:
-                    assert "error" not in answer, answer
-                    result: dict[str, Any] = answer["result"]
-                    return result
-
-    async def evaluate(self, expression: str) -> Any:
-        """The value of an expression, awaited if it is a promise."""
-        found = await self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
-        )
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    async def open(self, url: str) -> None:
-        """Go to an address."""
-        await self.call("Page.addScriptToEvaluateOnNewDocument", source=_HELPERS)
-        await self.call("Page.navigate", url=url)
-        await self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
-
-    async def wait_for(self, condition: str) -> None:
-        """Wait until a condition holds on the page."""
-        await self.evaluate(
-            f"new Promise((resolve) => {{ const look = () => ({condition}) ? resolve(true) : setTimeout(look, 20);"
-            " look(); })"
-        )
+    script = "globalThis._text = (element) => element.textContent"
 
     async def reload(self) -> None:
         """Load the page anew, until it is connected."""
@@ -117,45 +73,21 @@ class Page:
 
 
 @pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Page]:
+async def browser(tmp_path: Path) -> AsyncIterator[LivePage]:
     """An empty page in a browser of its own."""
-    assert CHROMIUM is not None
-    options = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --no-proxy-server"
-        " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-port=0"
-    )
-    command = (CHROMIUM, *options.split(), f"--user-data-dir={tmp_path / 'profile'}", "about:blank")
-    async with running_program(*command) as browser:
-        assert browser.stderr is not None
-        said = b""
-        with trio.fail_after(30):
-            while (found := _DEVTOOLS.search(said)) is None:
-                data = await browser.stderr.receive_some()
-                assert data, said
-                said += data
-        port = int(found[1])
-        async with connect(port) as raw:
-            targets = (await raw.request("GET", "/json/list")).json()
-        target = next(target["id"] for target in targets if target["type"] == "page")
-        url = f"ws://127.0.0.1:{port}/devtools/page/{target}"
-        async with trio_websocket.open_websocket_url(url, max_message_size=1 << 24) as socket:
-            opened = Page(socket)
-            await opened.call("Runtime.enable")
-            await opened.call("Log.enable")
-            await opened.call("Page.enable")
-            yield opened
-            browser.send_signal(signal.SIGTERM)
+    async with browsing(tmp_path / "profile") as started:
+        yield await started.open("about:blank", LivePage)
 
 
 @pytest.fixture
-async def page(browser: Page, demo: ServerProcess) -> Page:
+async def page(browser: LivePage, demo: ServerProcess) -> LivePage:
     """The page of the demo."""
     await browser.open(demo.url + "/")
     await browser.wait_for(CONNECTED)
     return browser
 
 
-async def test_page_of_the_demo_is_alive_at_once(page: Page) -> None:
+async def test_page_of_the_demo_is_alive_at_once(page: LivePage) -> None:
     """Connected, every symbol on the board with values that change, rates that are drawn, and no complaint."""
     await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
     await page.wait_for("document.querySelector('#board-rows').textContent.includes('▲')")
@@ -174,7 +106,7 @@ async def test_page_of_the_demo_is_alive_at_once(page: Page) -> None:
     assert page.complaints == []
 
 
-async def test_message_published_on_the_page_shows_in_its_tail_as_text(page: Page) -> None:
+async def test_message_published_on_the_page_shows_in_its_tail_as_text(page: LivePage) -> None:
     """Also one that is made to be taken for markup, in its data, its event and a column of the board."""
     evil = '<img src=x onerror="globalThis.broken=1"><script>globalThis.broken=1</script>'
     await page.fill("publish-data", json.dumps({"<i>": evil}))
@@ -192,7 +124,7 @@ async def test_message_published_on_the_page_shows_in_its_tail_as_text(page: Pag
     assert page.complaints == []
 
 
-async def test_data_that_is_not_json_is_told_as_it_is_typed_and_not_sent(page: Page) -> None:
+async def test_data_that_is_not_json_is_told_as_it_is_typed_and_not_sent(page: LivePage) -> None:
     """The form is refused before anything goes out."""
     await page.fill("publish-data", '{"text": ')
     assert await page.evaluate("document.querySelector('#publish').checkValidity()") is False
@@ -201,7 +133,7 @@ async def test_data_that_is_not_json_is_told_as_it_is_typed_and_not_sent(page: P
     assert await page.evaluate("document.querySelector('#publish').checkValidity()") is True
 
 
-async def test_board_asks_for_the_fields_that_were_chosen_and_remembers_itself(page: Page) -> None:
+async def test_board_asks_for_the_fields_that_were_chosen_and_remembers_itself(page: LivePage) -> None:
     """One column for each field; the server leaves out the rest; a row that was removed stays away."""
     await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
     await page.fill("board-fields", "price")
@@ -219,7 +151,7 @@ async def test_board_asks_for_the_fields_that_were_chosen_and_remembers_itself(p
     assert page.complaints == []
 
 
-async def test_tail_goes_where_a_busy_topic_is_clicked_and_can_be_paused(page: Page) -> None:
+async def test_tail_goes_where_a_busy_topic_is_clicked_and_can_be_paused(page: LivePage) -> None:
     """The board has another view of the same topic; what comes during a pause is kept for its end."""
     await page.wait_for("document.querySelector('#board-rows').textContent.includes('600519')")
     await page.evaluate(
@@ -238,7 +170,7 @@ async def test_tail_goes_where_a_busy_topic_is_clicked_and_can_be_paused(page: P
     await page.wait_for("document.querySelectorAll('#connections .mark:not(:empty)').length === 2")
 
 
-async def test_tail_shows_what_is_missing_and_keeps_no_more_than_it_may(page: Page, demo: ServerProcess) -> None:
+async def test_tail_shows_what_is_missing_and_keeps_no_more_than_it_may(page: LivePage, demo: ServerProcess) -> None:
     """A filter leaves things out unsaid; five hundred lines are kept, of whatever length."""
     await page.fill("tail-topic", "room:long")
     await page.fill("tail-filter", '{">": ["n", 0]}')
@@ -263,7 +195,7 @@ async def test_tail_shows_what_is_missing_and_keeps_no_more_than_it_may(page: Pa
     await page.wait_for("document.querySelector('#tail-said').textContent.startsWith('INVALID_TOPIC')")
 
 
-async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: Page, demo: ServerProcess) -> None:
+async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: LivePage, demo: ServerProcess) -> None:
     """Without a key the button is dead; with one it asks, and then the peer is told to go for good."""
     async with open_websocket(demo.port) as peer:
         identity = peer.welcome["connection"]
@@ -286,7 +218,7 @@ async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: Pag
     assert page.complaints == []
 
 
-async def test_wrong_key_is_told_and_another_one_makes_it_good(page: Page, demo: ServerProcess) -> None:
+async def test_wrong_key_is_told_and_another_one_makes_it_good(page: LivePage, demo: ServerProcess) -> None:
     """The page's own peer cannot come in with it; it does with the right one, or with none here."""
     await page.use_key("wrong")
     await page.wait_for("document.querySelector('#link').dataset.state === 'failed'")
@@ -299,7 +231,7 @@ async def test_wrong_key_is_told_and_another_one_makes_it_good(page: Page, demo:
     assert await page.evaluate("sessionStorage.length") == 0
 
 
-async def test_server_that_asks_for_keys_shows_nothing_without_one(browser: Page, tmp_path: Path) -> None:
+async def test_server_that_asks_for_keys_shows_nothing_without_one(browser: LivePage, tmp_path: Path) -> None:
     """A stranger is told so; a key opens what it has the right for, and where it has none the page says so."""
     reader, reader_line = new_key("looker", [Right.READ])
     writer, writer_line = new_key("writer", [Right.PUBLISH])
@@ -334,7 +266,7 @@ async def test_server_that_asks_for_keys_shows_nothing_without_one(browser: Page
         await browser.wait_for("document.querySelector('#publish-check').textContent.startsWith('Published')")
 
 
-async def test_page_keeps_what_it_knows_until_its_server_is_back(page: Page, demo: ServerProcess) -> None:
+async def test_page_keeps_what_it_knows_until_its_server_is_back(page: LivePage, demo: ServerProcess) -> None:
     """Killed, the last values stay in grey; a server that comes back at the same place is found by itself."""
     await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
     await page.submit("publish")
@@ -358,7 +290,7 @@ async def test_page_keeps_what_it_knows_until_its_server_is_back(page: Page, dem
 
 
 @pytest.mark.parametrize("transport", ["sse", "poll"])
-async def test_other_transport_is_used_once_it_is_chosen(page: Page, transport: str) -> None:
+async def test_other_transport_is_used_once_it_is_chosen(page: LivePage, transport: str) -> None:
     """The board goes on where it was."""
     await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
     await page.evaluate(
@@ -373,7 +305,7 @@ async def test_other_transport_is_used_once_it_is_chosen(page: Page, transport: 
     assert [complaint for complaint in page.complaints if not expected.search(complaint)] == []
 
 
-async def test_keyboard_alone_reaches_what_a_pointer_does(page: Page) -> None:
+async def test_keyboard_alone_reaches_what_a_pointer_does(page: LivePage) -> None:
     """Tab, Enter and Escape: add a topic, publish there, open a connection and leave it."""
     await page.tab_to("board-topic")
     await page.call("Input.insertText", text="room:keys")
@@ -400,7 +332,7 @@ async def test_keyboard_alone_reaches_what_a_pointer_does(page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 390, 860, 1280])
-async def test_page_fits_its_window(page: Page, width: int) -> None:
+async def test_page_fits_its_window(page: LivePage, width: int) -> None:
     """Also with the longest of names and a large payload: what is wide scrolls by itself."""
     await page.call(
         "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
@@ -417,7 +349,7 @@ async def test_page_fits_its_window(page: Page, width: int) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-async def test_theme_is_chosen_and_remembered(page: Page) -> None:
+async def test_theme_is_chosen_and_remembered(page: LivePage) -> None:
     """Before the first paint, by a script of its own."""
     await page.click("#theme")
     await page.click("#theme")
@@ -427,7 +359,7 @@ async def test_theme_is_chosen_and_remembered(page: Page) -> None:
     assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
 
 
-async def test_script_on_the_page_gets_ticks_by_both_transports(page: Page) -> None:
+async def test_script_on_the_page_gets_ticks_by_both_transports(page: LivePage) -> None:
     """`EventSource` and `WebSocket` of the browser hear the same feed."""
     ticks = await page.evaluate(
         """
@@ -497,7 +429,7 @@ async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.
     scope.cancel()
 
 
-async def test_event_source_of_the_browser_resumes_by_itself(page: Page, demo: ServerProcess) -> None:
+async def test_event_source_of_the_browser_resumes_by_itself(page: LivePage, demo: ServerProcess) -> None:
     """After a stream broke off, the browser comes back with the last id: no message is lost or repeated."""
     proxy = Proxy(demo.port)
     async with trio.open_nursery() as nursery:

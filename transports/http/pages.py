@@ -32,8 +32,13 @@ _PAGE = "live.html"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 }
-#: A page of another origin may load the client; whether it may also connect is for `origins`.
-_CLIENT_HEADERS = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+#: A page of another origin may load the client; whether it may also connect is for `origins`. The policy is the one
+#: under which its `SharedWorker` connects.
+_CLIENT_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+}
 
 
 class _File:

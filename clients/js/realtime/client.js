@@ -180,7 +180,8 @@ export class Client extends Events {
 			failures = end.healthy ? 0 : failures + 1;
 			refusals = welcomed ? 0 : refusals;
 			reason = "connect";
-			let wait = idle ? Infinity : Math.max(backoff(failures, this.#options), after);
+			const pause = end.soon ? Math.random() * end.soon : backoff(failures, this.#options);
+			let wait = idle ? Infinity : Math.max(pause, after);
 			if (LOGIN.includes(error.code)) {
 				reason = error.code;
 				end.final = typeof token !== "function" || end.token === null;
@@ -191,7 +192,6 @@ export class Client extends Events {
 				this._emit("error", error);
 				return this.#giveUp("failed", error);
 			}
-			if (end.soon) wait = 0;
 			this.#set(this.connection ? "reconnecting" : "connecting", { retryIn: wait, error });
 			await this.#sleep(wait, idle, Date.now() + after);
 		}
@@ -258,7 +258,7 @@ export class Client extends Events {
 				error.retryAfter ??= goodbye.retry_after;
 				const healthy = welcomed && Date.now() - welcomed > minDelay / 2;
 				const final = !(goodbye.reconnect ?? !forGood(why)) || refused(error);
-				resolve({ ...info, error, token, opener: opened, welcomed, healthy, final });
+				resolve({ soon: link.soon, ...info, error, token, opener: opened, welcomed, healthy, final });
 				if (this.#link === link) this.#lose();
 				link.io?.close();
 			};
@@ -345,8 +345,11 @@ export class Client extends Events {
 		const link = this.#link;
 		if (globalThis.document?.hidden) return;
 		if (link?.open) {
+			link.soon = 300; // until it shows that it lives
 			link.check();
-			this._call({ type: "ping" }, { timeout: 5000 }).catch(({ code }) => code === "TIMEOUT" && link.end());
+			this._call({ type: "ping" }, { timeout: 5000 })
+				.catch(({ code }) => code === "TIMEOUT" && link.end())
+				.then(() => (link.soon = 0));
 		} else if (nap && !nap.idle) {
 			clearTimeout(nap.timer);
 			nap.timer = setTimeout(nap.end, Math.max(Math.random() * 300, nap.until - Date.now()));

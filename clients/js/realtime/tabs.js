@@ -41,9 +41,18 @@ export function tabs({
 		const { port } = worker;
 		post = (data) => port.postMessage(data);
 		closed.then(() => port.close());
-		worker.onerror = () => known || lead();
+		// Where it cannot be loaded a browser does not always say so.
+		const mute = new Promise((resolve) => {
+			worker.onerror = resolve;
+			setTimeout(resolve, connectTimeout);
+		});
+		mute.then(() => {
+			if (known) return;
+			port.close();
+			lead();
+		});
 		port.onmessage = ({ data }) => {
-			if (!known) lock(name, () => end({ soon: true })); // ours when the worker is gone
+			if (!known) lock(name, () => end({ soon: 1 })); // ours when the worker is gone
 			take(data);
 		};
 		hello();
@@ -55,7 +64,7 @@ export function tabs({
 		closed.then(() => channel.close());
 		channel.onmessage = ({ data: { to, data } }) => {
 			if (to === id) take(data);
-			else if (to === "all") known ? end({ soon: true }) : hello(); // another leads
+			else if (to === "all") known ? end({ soon: 1 }) : hello(); // another leads
 		};
 		hello();
 		lock(`${name} leader`, () => {
@@ -80,6 +89,7 @@ export function tabs({
 	return {
 		send: (text) => post(text),
 		close() {
+			known = true;
 			leave();
 			abort.abort();
 		},
