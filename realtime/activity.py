@@ -75,16 +75,18 @@ class Lookout:
         if seconds < LEAST_SECONDS:
             return
         before = self._stood if seconds < MOST_SECONDS else {}
-        self._looked_at, self._stood = now, {}
-        self._seconds = round(seconds, 3) if seconds < MOST_SECONDS else 0.0
+        stood: dict[str, tuple[str, int]] = {}
         found: list[tuple[float, Audience]] = []
         for count, audience in enumerate(self._hub.audiences(), 1):
             epoch, routed = before.get(audience.topic, ("", 0))
             if epoch == audience.epoch and audience.routed > routed:
                 found.append(((audience.routed - routed) / seconds, audience))
-            self._stood[audience.topic] = (audience.epoch, audience.routed)
+            stood[audience.topic] = (audience.epoch, audience.routed)
             if not count % _SLICE:
                 await trio.lowlevel.checkpoint()  # a hundred thousand of them must not hold up a tick
+        # All at once: a look that is cancelled on the way leaves things as they were.
+        self._looked_at, self._stood = now, stood
+        self._seconds = round(seconds, 3) if seconds < MOST_SECONDS else 0.0
         busiest = nlargest(MOST, found, key=lambda each: each[0] * each[1].size)
         self._busiest = [
             TopicActivity(audience.topic, audience.size, round(rate, 3), round(rate * audience.size, 3))

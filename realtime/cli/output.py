@@ -26,6 +26,7 @@ __all__ = [
     "one_line",
     "put",
     "put_json",
+    "seen",
 ]
 
 #: As much as a pipe takes for certain that can be written to at all (POSIX).
@@ -81,14 +82,14 @@ def message_words(message: Message, style: Style) -> str:
     moment = datetime.fromtimestamp(message.time / 1000).astimezone()
     words = [
         style(f"{moment:%H:%M:%S}.{message.time % 1000:03}", dim=True),
-        style(_seen(message.topic), "cyan"),
+        style(seen(message.topic), "cyan"),
         style(f"#{message.offset}", "yellow"),
     ]
     if message.event is not None:
-        words.append(style(_seen(message.event), "green"))
+        words.append(style(seen(message.event), "green"))
     if message.key is not None:
-        words.append(style(f"key={_seen(message.key)}", "magenta"))
-    return " ".join([*words, _seen(one_line(message.data))])
+        words.append(style(f"key={seen(message.key)}", "magenta"))
+    return " ".join([*words, seen(one_line(message.data))])
 
 
 def lost_json(lost: Lost) -> str:
@@ -104,7 +105,7 @@ def lost_words(lost: Lost) -> str:
     return f"{lost.topic}: messages may have been lost ({lost.reason})"
 
 
-def _seen(text: str) -> str:
+def seen(text: str) -> str:
     """Without what would steer a terminal, or turn the direction of writing."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 

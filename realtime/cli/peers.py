@@ -32,6 +32,7 @@ from realtime.cli.output import (
     message_words,
     put,
     put_json,
+    seen,
 )
 from realtime.cli.remote import Remote, with_remote
 from realtime.client import Client, ClientState, Last, Lost, Message
@@ -349,7 +350,7 @@ def members(*, remote: Remote, topic: str, as_json: bool) -> None:
                 page = await client.members(topic, after=after)
                 for member in page.members:
                     line = [member.user or "(anonymous)", member.connection, msgspec.json.encode(member.info).decode()]
-                    await put(msgspec.json.encode(member).decode() if as_json else "  ".join(line))
+                    await put(msgspec.json.encode(member).decode() if as_json else seen("  ".join(line)))
                 if page.next is None:
                     break
                 after = page.next

@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from realtime.cli.output import seen
+
 __all__ = ["activity_tables", "amount", "duration", "stats_table"]
 
 _KILO = 1024
@@ -80,7 +82,7 @@ def activity_tables(before: object, now: Mapping[str, Any], seconds: float, *, p
     topics = _table("topic", ">subscribers", ">messages/s", ">deliveries/s", plain=plain)
     for each in now["topics"]:
         topics.add_row(
-            escape(each["topic"]),
+            _text(each["topic"]),
             f"{each['subscribers']:,}",
             f"{each['messages_per_second']:,.1f}",
             f"{each['deliveries_per_second']:,.1f}",
@@ -90,10 +92,10 @@ def activity_tables(before: object, now: Mapping[str, Any], seconds: float, *, p
     for each in now["connections"]:
         behind = each["queue_age"]
         connections.add_row(
-            escape(each["id"]),
-            escape(each["user"] or "-"),
-            escape(each["address"]),
-            escape(each["transport"]),
+            _text(each["id"]),
+            _text(each["user"] or "-"),
+            _text(each["address"]),
+            _text(each["transport"]),
             f"{each['subscriptions']:,}",
             f"{each['queue_messages']:,}",
             amount(each["queue_bytes"]),
@@ -103,6 +105,11 @@ def activity_tables(before: object, now: Mapping[str, Any], seconds: float, *, p
         )
     quiet = "" if now["topics"] else "no topic that is listened to is busy"
     return Group(topics, *([quiet] if quiet else []), "", connections)
+
+
+def _text(text: str) -> str:
+    """What a peer has chosen, so that it is neither markup nor a word to the terminal."""
+    return escape(seen(text))
 
 
 def _at(value: Mapping[str, Any], path: tuple[str, ...]) -> int:

@@ -236,7 +236,9 @@ class Client:
                 return Receipt(heard.epoch, heard.offset, heard.duplicate)
             except CommandError as error:
                 if refusal is not None and error.code is ErrorCode.TIMEOUT:
-                    raise refusal from None  # says more than that the time was up
+                    # Not the refusal: this try may have been carried out.
+                    text = f"{error.message}, after {refusal.code}: {refusal.message}"
+                    raise CommandError(error.code, text) from None
                 refusal = error
                 wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
                 ended = self.state in ENDED

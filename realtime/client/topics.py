@@ -36,6 +36,8 @@ class Topics:
         #: Of those who read what the server places us in.
         self._placed: list[Inbox] = []
         self._conversation: Conversation | None = None
+        #: What was left on this link, where its messages may still come.
+        self._left: set[str] = set()
 
     def __iter__(self) -> Iterator[Track]:
         return iter(self._tracks.values())
@@ -48,6 +50,9 @@ class Topics:
         if track is None:
             track = self._tracks[topic] = Track(topic, view, recover)
             track.inboxes.append(inbox)
+            if topic in self._left and recover is not None and self._conversation is not None:
+                # What is still under way of the subscription before could not be told from what is recovered.
+                self._conversation.end(Ending(f"{topic} is taken again"))
             self.resume()
         elif track.view != view or recover is not None:
             message = "this client has the topic already, with other options or from another place"
@@ -66,6 +71,8 @@ class Topics:
             command_id = self._next_id()
             text = encode_command("unsubscribe", command_id, {"topic": track.topic})
             self._conversation.say(Line(command_id, text, _ignore))
+            if not self._in_order:
+                self._left.add(track.topic)
 
     def follow_placed(self, inbox: Inbox) -> None:
         """Have the messages of all topics put into ``inbox`` that the server places us in, now and later."""
@@ -101,6 +108,7 @@ class Topics:
     def lost(self) -> None:
         """The link is gone."""
         self._conversation = None
+        self._left.clear()
         for track in self._tracks.values():
             track.drop()
 

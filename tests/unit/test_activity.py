@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from realtime import Settings
+from realtime import Settings, activity
 from realtime.engine import open_engine
 from realtime.testing import connect
 
@@ -94,3 +94,21 @@ async def test_connection_whose_queue_waits_longest_comes_first(autojump_clock, 
         found = (await engine.activity.look(0, 2)).connections
         assert [each.id for each in found] == [peer.received[0]["connection"] for peer in (bob, ann)]
         assert found[0].queue_age == found[1].queue_age + 2 > 2
+
+
+async def test_look_that_is_cancelled_leaves_the_next_one_whole(autojump_clock, engine, monkeypatch):
+    monkeypatch.setattr(activity, "_SLICE", 1)
+    async with connect(engine) as ann:
+        for topic in ("room:a", "room:b", "room:c"):
+            await ann.command("subscribe", topic=topic)
+        await engine.activity.look(3, 0)
+        await trio.sleep(1)
+        for topic in ("room:a", "room:b", "room:c"):
+            await said(engine, topic, 10)
+        with trio.move_on_after(0) as scope:
+            await engine.activity.look(3, 0)
+        assert scope.cancelled_caught
+        found = await engine.activity.look(3, 0)
+        assert [(each.topic, each.messages_per_second) for each in found.topics] == [
+            (topic, 10) for topic in ("room:a", "room:b", "room:c")
+        ]

@@ -23,7 +23,7 @@ from realtime.client import (
 )
 from realtime.history import Position
 from realtime.link import LinkBlocked, LinkEnded, LinkRefused
-from realtime.testing import MemoryDialer, connect
+from realtime.testing import MemoryDialer, MemoryLink, connect
 from realtime.wishes import Subscribe
 from tests.unit.client.conftest import brief, engine_and_client, take
 
@@ -130,6 +130,22 @@ async def test_last_that_was_not_answered_yet_is_asked_again(autojump_clock):
             nursery.start_soon(cut_soon)
             async with client.subscribe("room:a", recover=Last(2)) as messages:
                 assert brief(await take(messages, 2)) == [1, 2]
+
+
+async def test_topic_taken_again_where_replies_overtake_is_recovered_on_another_link(autojump_clock, monkeypatch):
+    """What is still under way of the subscription before would pass for what is recovered."""
+    monkeypatch.setattr(MemoryLink, "ordered", False)
+    async with engine_and_client() as (engine, way, client):
+        async with client.subscribe("room:a") as messages:
+            await publish_numbers(engine, "room:a", 1, 2)
+            assert brief(await take(messages, 2)) == [1, 2]
+            here = messages.position
+        await publish_numbers(engine, "room:a", 3)
+        async with client.subscribe("room:b", recover=Last(1)):
+            assert way.attempts == 1
+        async with client.subscribe("room:a", recover=here) as messages:
+            assert brief(await take(messages, 1)) == [3]
+            assert way.attempts == 2
 
 
 async def test_many_topics_are_resumed_in_one_batch_each_within_the_limit(autojump_clock):
@@ -763,6 +779,24 @@ async def test_calls_made_while_there_is_no_link_wait_for_one(autojump_clock):
                     await call
             assert trio.current_time() - began == pytest.approx(10)
             assert client.statistics().calls == 0
+
+
+async def test_publish_that_got_no_answer_after_a_refusal_is_not_told_as_refused(autojump_clock):
+    """It may have been published: with another key it would be there twice."""
+    options = Settings(dev=True, publish_rate=0.4, publish_burst=1)
+    async with engine_and_client(settings=options) as (_, way, client):
+        await client.publish("room:a", 1)
+
+        async def silence() -> None:
+            await wait_all_tasks_blocked()
+            (link,) = way.links
+            link.wire.stalled = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(silence)
+            with pytest.raises(CommandError, match="no answer within .* after RATE_LIMIT_EXCEEDED") as caught:
+                await client.publish("room:a", 2, timeout_seconds=5)
+        assert caught.value.code is ErrorCode.TIMEOUT
 
 
 async def test_publish_refused_for_its_rate_is_said_again_in_time(autojump_clock):
