@@ -794,7 +794,7 @@ async def test_publish_that_got_no_answer_after_a_refusal_is_not_told_as_refused
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(silence)
-            with pytest.raises(CommandError, match="no answer within .* after RATE_LIMIT_EXCEEDED") as caught:
+            with pytest.raises(CommandError, match=r"no answer within .* after RATE_LIMIT_EXCEEDED") as caught:
                 await client.publish("room:a", 2, timeout_seconds=5)
         assert caught.value.code is ErrorCode.TIMEOUT
 
