@@ -13,6 +13,7 @@ This module and the command line are the composition root: the only ones in `rea
 
 from __future__ import annotations
 
+import errno
 import gc
 import signal
 import socket
@@ -161,7 +162,10 @@ def _listen(settings: Settings) -> trio.socket.SocketType:
         listening.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
-        raise ConfigurationError(f"host = {settings.host!r}, port = {settings.port}: cannot listen: {error}") from None
+        hint = "; choose another port" if isinstance(error, OSError) and error.errno == errno.EADDRINUSE else ""
+        raise ConfigurationError(
+            f"host = {settings.host!r}, port = {settings.port}: cannot listen: {error}{hint}"
+        ) from None
     return trio.socket.from_stdlib_socket(listening)
 
 

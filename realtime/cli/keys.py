@@ -127,7 +127,7 @@ def create_key(name: str, rights: str) -> None:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     click.echo("The key, for the back end. It is not shown again:", err=True)
     click.echo(key)
-    click.echo("The line for `api_keys` in the configuration:", err=True)
+    click.echo('The line for the configuration, in quotes: api_keys = ["..."], or as REALTIME_API_KEYS:', err=True)
     click.echo(line)
 
 

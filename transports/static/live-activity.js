@@ -23,7 +23,9 @@ export class Activity {
     return `activity?topics=${find("topics-most").value}&connections=${find("connections-most").value}`;
   }
 
-  show({ topics, connections }) {
+  show({ seconds, topics, connections }) {
+    // Rates need two looks.
+    say(find("topics-empty"), seconds ? "Nothing moved in the last second on a topic that somebody hears." : "Measuring…");
     this.#fill("topics", topics, ({ topic }) => topic, this.#createTopic, showTopic);
     const ours = this.#ours();
     this.#fill("connections", connections, ({ id }) => id, this.#createConnection, (row, each) => showConnection(row, each, ours));
