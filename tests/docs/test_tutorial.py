@@ -7,7 +7,10 @@ writing a note, Ctrl-C.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +19,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.docs.walking import DOCS, SECONDS, Walk
+from tests.docs.walking import DOCS, ROOT, SECONDS, Walk
 from tests.e2e.chromium import CHROMIUM, Page
+from tests.e2e.processes import output_of
 from tests.e2e.test_browser import browser
 
 __all__ = ["browser"]
@@ -47,8 +51,7 @@ async def walk(tmp_path: Path) -> AsyncIterator[Walk]:
 async def garden(walk: Walk) -> Walk:
     """A reader who has the files of the second page."""
     walk.open("tutorial/own-server")
-    walk.save()
-    walk.skip("python", "REALTIME_API_KEYS", "curl")
+    walk.skip("mkdir garden", "python", "REALTIME_API_KEYS", "curl")
     return walk
 
 
@@ -112,6 +115,7 @@ async def test_first_steps_show_what_they_say(walk: Walk) -> None:
 async def test_own_page_shows_temperatures_and_notes(walk: Walk, browser: Page) -> None:
     """The reader's server and page work as they stand in the text, also for a back end with curl."""
     walk.open("tutorial/own-server")
+    walk.skip("mkdir garden")
     server = await walk.start()
     await browser.open(f"{walk.url}/")
     await browser.wait_for("Number(document.querySelector('#celsius').value) > 0")
@@ -133,12 +137,13 @@ async def test_page_recovers_or_says_what_is_lost(garden: Walk, browser: Page) -
     """The cable pulled, pulled for too long, and the server killed: recovered, ``too_old``, ``epoch_changed``."""
     garden.open("tutorial/recovery")
     server = await garden.start()
+    garden.skip("cd garden")
     cable = await garden.start()
     await plugged_in(garden.second_url)
     await browser.open(f"{garden.second_url}/")
     await browser.wait_for(f"{LOG}.length > 1")
     before = await log_of(browser)
-    await cable.end()
+    assert await cable.end() == (0, "")
     await browser.wait_for(f"{STATE}.startsWith('reconnecting')")
     await trio.sleep(2)  # what is missed meanwhile is what this is about
     cable = await garden.start()
@@ -177,18 +182,24 @@ async def test_gardener_may_write_and_others_look(garden: Walk, browser: Page) -
     await garden.run()
     await garden.run()
     await garden.run()
+    token = (await garden.run()).split()[-1]
     server = await garden.start()
     await browser.open(f"{garden.url}/")
     await browser.wait_for("Number(document.querySelector('#celsius').value) > 0")
     await write_note(browser, "may I")
     await browser.wait_for(shows("refused: PERMISSION_DENIED"))
-    token = (await garden.run()).split()[-1]
     await browser.evaluate(garden.script("javascript").replace("eyJ...", token).replace("location.reload();", ""))
     await browser.open(f"{garden.url}/")
     await browser.wait_for(CONNECTED)
     await write_note(browser, "I may")
     await browser.wait_for(shows("I may"))
     assert not await browser.evaluate(shows("refused: PERMISSION_DENIED"))
+    await browser.evaluate("sessionStorage.setItem('token', 'of another secret')")
+    await browser.open(f"{garden.url}/")
+    await browser.wait_for(f"/^connecting .*: .+, again in [0-9]+ s$/.test({STATE})")
+    await browser.evaluate('sessionStorage.removeItem("token")')
+    await browser.open(f"{garden.url}/")
+    await browser.wait_for(CONNECTED)
     await server.end()
     garden.done()
     assert exceptions_of(browser) == []
@@ -200,6 +211,55 @@ async def test_tests_of_the_tutorial_pass(garden: Walk) -> None:
     garden.skip("pip install")
     await garden.run()
     garden.done()
+
+
+async def test_cable_is_pulled_without_a_word(garden: Walk) -> None:
+    """A real Ctrl-C while something goes through the cable, and while nothing does: no traceback, and exit code 0."""
+    garden.open("tutorial/recovery")
+    server = await garden.start()
+    garden.skip("cd garden")
+    cable = await garden.start()
+    await plugged_in(garden.second_url)
+    async with await trio.open_tcp_stream("127.0.0.1", int(garden.second_url.rpartition(":")[2])) as stream:
+        await stream.send_all(b"GET /sse?topic=room:garden HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        with trio.fail_after(SECONDS):
+            while b"event: message" not in received:
+                received += await stream.receive_some()
+        assert await cable.end() == (0, "")
+    cable = await garden.start()
+    await plugged_in(garden.second_url)
+    assert await cable.end() == (0, "")
+    await server.end()
+
+
+async def test_garden_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
+    """A line and no traceback, where the secret is missing and where the port is taken."""
+    program = tmp_path / "garden.py"
+    shutil.copy(DOCS / "examples" / "tutorial" / "garden.py", program)
+    settings = tmp_path / "garden.toml"
+    begin = f"import os, runpy; os.chdir({str(tmp_path)!r}); runpy.run_path('garden.py', run_name='__main__')"
+    shutil.copy(DOCS / "examples" / "tutorial" / "rules.toml", settings)
+    code, printed, errors = await output_of(sys.executable, "-c", begin, PYTHONPATH=str(ROOT))
+    assert (code, printed, errors.count("\n")) == (1, "", 1)
+    assert "REALTIME_JWT_SECRET" in errors
+    shutil.copy(DOCS / "examples" / "tutorial" / "garden.toml", settings)
+    (taken,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with taken:
+        port = str(taken.socket.getsockname()[1])
+        code, printed, errors = await output_of(sys.executable, "-c", begin, PYTHONPATH=str(ROOT), REALTIME_PORT=port)
+    assert (code, printed, errors.count("\n")) == (1, "", 1)
+    assert port in errors
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("*.rst")), ids=lambda page: page.stem)
+def test_page_says_where_its_files_are(page: Path) -> None:
+    """For who reads it where its files are not shown."""
+    text = page.read_text()
+    shown = r"^\.\. literalinclude:: \.\./(\S+\.(?!out).*)\n(?:   :.*\n)*\n(.*)"
+    for name, after in re.findall(shown, text, re.MULTILINE):
+        assert after.startswith(f"This is ``docs/{name}``.")
+        assert (DOCS / name).is_file()
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("*.rst")), ids=lambda page: page.stem)

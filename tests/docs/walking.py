@@ -100,11 +100,15 @@ class Running:
     #: What it has printed at first.
     printed: str
 
-    async def end(self, number: signal.Signals = signal.SIGINT) -> None:
-        """End it, as by Ctrl-C."""
+    async def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """End it, as by Ctrl-C: its exit code, and what it has written to standard error."""
+        assert self.process.stderr is not None
         self.process.send_signal(number)
+        errors = b""
         with trio.fail_after(SECONDS):
-            await self.process.wait()
+            async for data in self.process.stderr:
+                errors += data
+            return await self.process.wait(), errors.decode()
 
 
 @define

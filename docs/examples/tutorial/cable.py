@@ -20,5 +20,7 @@ async def plug_in(browser):
             nursery.start_soon(carry, server, browser, nursery.cancel_scope)
 
 
-with suppress(KeyboardInterrupt):
+try:
     trio.run(partial(trio.serve_tcp, plug_in, 9000, host="127.0.0.1"))
+except* KeyboardInterrupt:
+    pass

@@ -1,12 +1,13 @@
 """A thermometer in a garden, and a page that shows it."""
 
 import math
+import sys
 
 import trio
 from quart import Response
 from quart_trio import QuartTrio
 
-from realtime import Feeds, load_settings
+from realtime import ConfigurationError, Feeds, load_settings
 from realtime.server import open_server, run_until_signalled
 
 app = QuartTrio(__name__)
@@ -34,4 +35,7 @@ async def main():
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    try:
+        trio.run(main)
+    except ConfigurationError as error:
+        sys.exit(str(error))
