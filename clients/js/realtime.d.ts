@@ -64,6 +64,8 @@ export interface Options {
 	shared?: false | string;
 	/** Where the topics are resumed that the server places the user in: `client.cursor` of an earlier page. */
 	cursor?: string;
+	/** Of event streams and polls: "include", with a token "same-origin". A server for all origins refuses cookies. */
+	credentials?: RequestCredentials;
 	WebSocket?: new (url: string) => WebSocket;
 	fetch?: typeof fetch;
 }
@@ -145,7 +147,7 @@ export interface SubscribeOptions extends View {
 	maxRate?: number;
 	/** Where to begin; afterwards the subscription goes on from its own position. */
 	recover?: { last: number } | Position | { cursor: string };
-	/** What may wait for `for await`; what goes beyond becomes a gap. */
+	/** What may wait for `for await`, at least 1; what goes beyond becomes a gap. */
 	queue?: number;
 }
 

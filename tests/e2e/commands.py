@@ -57,10 +57,10 @@ class Terminal:
         """Type."""
         os.write(self._keyboard, keys)
 
-    async def wait_text(self, wanted: str, *, errors: bool = False) -> None:
-        """Wait until this has been printed."""
+    async def wait_text(self, wanted: str, *, errors: bool = False, after: int = 0) -> None:
+        """Wait until this has been printed, behind so many characters."""
         with trio.move_on_after(DEADLINE_SECONDS):
-            while wanted not in (self.errors if errors else self.text):
+            while wanted not in (self.errors if errors else self.text)[after:]:
                 await self.changed.park()
             return
         raise AssertionError(f"no {wanted!r} in {self.text!r}, {self.errors!r}")

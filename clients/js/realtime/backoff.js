@@ -1,4 +1,4 @@
-/** Full jitter: a crowd must not come back as one wave. */
+/** With full jitter. */
 export function backoff(failures, { minDelay, maxDelay }) {
 	const ceiling = Math.max(minDelay, Math.min(maxDelay, minDelay * 2 ** failures));
 	return failures ? minDelay + Math.random() * (ceiling - minDelay) : Math.random() * minDelay;

@@ -12,7 +12,7 @@ const LINKS = { websocket, sse, poll };
 const MOST = 1000;
 const DAY = 864e5;
 const LOGIN = ["AUTH_REQUIRED", "AUTH_FAILED", "TOKEN_EXPIRED"];
-const PASSING = ["RATE_LIMIT_EXCEEDED", "UNAVAILABLE", "SUBSCRIPTION_FAILED", "TIMEOUT"];
+const PASSING = ["LIMIT_EXCEEDED", "RATE_LIMIT_EXCEEDED", "UNAVAILABLE", "SUBSCRIPTION_FAILED", "TIMEOUT"];
 const CLOSES = { 4001: "AUTH_FAILED", 4003: "PERMISSION_DENIED", 4102: "TOKEN_EXPIRED" };
 
 const lost = (text = "the connection was lost") => new RealtimeError("UNAVAILABLE", text);
@@ -41,7 +41,7 @@ export class Client extends Events {
 	#options;
 	#transports;
 	#key;
-	#standIn = {}; // the transport that works instead of a better one
+	#standIn = {}; // instead of a better transport
 	#topics = new Map();
 	#link;
 	#run = 0; // a later one makes an earlier one stop
@@ -75,7 +75,7 @@ export class Client extends Events {
 		this.#key = `realtime ${all.url}`;
 		try {
 			if (all.remember) this.#standIn = JSON.parse(localStorage[this.#key]);
-		} catch {} // nothing there, or nothing to be had
+		} catch {}
 		for (const { topic, ...position } of decodeCursor(all.cursor)) this.#place(topic).position = position;
 		page("add", this.#wake);
 		this.#start();
@@ -99,7 +99,6 @@ export class Client extends Events {
 				() => topic.live && sub._tell("subscribed", { type: "subscribed", topic: name, ...topic.position }),
 			);
 		else if (first && this.#link?.open) this.#join(topic);
-		if (this.#nap?.idle) this.#nap.end();
 		return sub;
 	}
 
@@ -148,13 +147,15 @@ export class Client extends Events {
 	}
 
 	#start() {
+		const run = ++this.#run;
 		this.#link?.end();
 		this.#nap?.end();
 		if (this.state === "failed") {
 			this.#up = deferred();
-			this.#set("connecting");
+			this.connection = null;
 		}
-		this.#keep(++this.#run).catch(report);
+		this.#set();
+		this.#keep(run).catch(report);
 	}
 
 	async #keep(run) {
@@ -176,24 +177,23 @@ export class Client extends Events {
 				continue;
 			}
 			const after = (error.retryAfter ?? 0) * 1000;
-			const idle = error.status === 400 && !this.#wanted().length;
 			failures = end.healthy ? 0 : failures + 1;
 			refusals = welcomed ? 0 : refusals;
 			reason = "connect";
 			const pause = end.soon ? Math.random() * end.soon : backoff(failures, this.#options);
-			let wait = idle ? Infinity : Math.max(pause, after);
+			let wait = Math.max(pause, after);
 			if (LOGIN.includes(error.code)) {
 				reason = error.code;
 				end.final = typeof token !== "function" || end.token === null;
 				if (!refusals++) wait = 0;
 			}
-			if (!idle && (end.final || failures >= tries)) {
+			if (end.final || failures >= tries) {
 				this.#remember({});
 				this._emit("error", error);
 				return this.#giveUp("failed", error);
 			}
-			this.#set(this.connection ? "reconnecting" : "connecting", { retryIn: wait, error });
-			await this.#sleep(wait, idle, Date.now() + after);
+			this.#set(undefined, { retryIn: wait, error });
+			await this.#sleep(wait, Date.now() + after);
 		}
 	}
 
@@ -221,7 +221,7 @@ export class Client extends Events {
 	}
 
 	async #attempt(transport, reason, run) {
-		const { token: own, minDelay } = this.#options;
+		const { token: own, minDelay, connectTimeout } = this.#options;
 		let make = LINKS[transport];
 		let token = !make && typeof own === "function";
 		try {
@@ -279,6 +279,7 @@ export class Client extends Events {
 			const link = (this.#link = { end, check });
 			const ask = (why) => this.#token(why);
 			const cursor = encodeCursor(this.placed);
+			if (LINKS[transport]) timer = setTimeout(end, connectTimeout, { next: true });
 			try {
 				const env = { ...this.#options, token, ask, cursor, opener, hear, heard, end, idle: () => this.#flush() };
 				link.io = make(env);
@@ -291,7 +292,7 @@ export class Client extends Events {
 
 	#welcome({ connection, user = null, limits, topics, transport }, name, opener) {
 		const { name: before, until } = this.#standIn;
-		// What worked instead of the first twice comes first for a day.
+		// What worked twice comes first for a day.
 		if (name === this.#transports[0]) this.#remember({});
 		else if (!(Date.now() < until)) this.#remember({ name, until: before === name && Date.now() + DAY });
 		Object.assign(this, { connection, user, transport: transport ?? name });
@@ -328,29 +329,29 @@ export class Client extends Events {
 		this.#set(state, { error });
 	}
 
-	#set(state, more) {
+	#set(state = this.connection ? "reconnecting" : "connecting", more) {
 		this.state = state;
 		this._emit("state", { state, transport: this.transport, ...more });
 	}
 
-	#sleep(ms, idle, until = 0) {
+	#sleep(ms, until = 0) {
 		return new Promise((resolve) => {
 			const end = () => resolve(clearTimeout(nap.timer));
-			const nap = (this.#nap = { idle, until, end, timer: setTimeout(end, Math.min(ms, 1 << 30)) });
+			const nap = (this.#nap = { until, end, timer: setTimeout(end, Math.min(ms, 1 << 30)) });
 		});
 	}
 
-	#wake = () => {
+	#wake = ({ type }) => {
 		const nap = this.#nap;
 		const link = this.#link;
-		if (globalThis.document?.hidden) return;
+		if (globalThis.document?.hidden && type !== "online") return;
 		if (link?.open) {
-			link.soon = 300; // until it shows that it lives
+			link.soon = 300;
 			link.check();
 			this._call({ type: "ping" }, { timeout: 5000 })
 				.catch(({ code }) => code === "TIMEOUT" && link.end())
 				.then(() => (link.soon = 0));
-		} else if (nap && !nap.idle) {
+		} else if (nap) {
 			clearTimeout(nap.timer);
 			nap.timer = setTimeout(nap.end, Math.max(Math.random() * 300, nap.until - Date.now()));
 		}
@@ -377,6 +378,7 @@ export class Client extends Events {
 	}
 
 	#join(topic) {
+		if (topic.recover && this.#link.io?.left?.has(topic.name)) return this.#start();
 		if (topic.placed) this.#send({ type: "unsubscribe", topic: topic.name });
 		topic.live = false;
 		this.#send(this.#subscribe(topic), (reply) => {
@@ -403,7 +405,8 @@ export class Client extends Events {
 
 	#refused(topic, error) {
 		if (error.code === "AUTH_REQUIRED") return this.#link.end({ error }); // no topic's fault
-		if (!PASSING.includes(error.code)) return this.#end(topic, error);
+		// The first of them where it was live before.
+		if (PASSING.indexOf(error.code) < (topic.position ? 0 : 1)) return this.#end(topic, error);
 		const again = () => this.#link?.open && this.#join(topic);
 		topic.timer = setTimeout(again, error.retryAfter * 1000 || backoff(1, this.#options));
 	}
@@ -420,7 +423,9 @@ export class Client extends Events {
 		if (topic.subs.size || this.#topics.get(topic.name) !== topic) return;
 		if (topic.placed && topic.live && topic.plain) return;
 		this.#end(topic);
-		if (this.#link?.open) this.#send({ type: "unsubscribe", topic: topic.name });
+		if (!this.#link?.open) return;
+		this.#link.io?.left?.add(topic.name);
+		this.#send({ type: "unsubscribe", topic: topic.name });
 	}
 
 	async _update(topic, changes) {
@@ -470,7 +475,7 @@ export class Client extends Events {
 		}
 	}
 
-	/** Over as many connections as it takes; only a request is not repeated. */
+	/** Over many connections; a request is not repeated. */
 	async _call(command, { timeout = 10000, signal } = {}) {
 		if (this.#calls >= MOST) throw new RealtimeError("LIMIT_EXCEEDED", "too many calls wait");
 		signal?.throwIfAborted();
@@ -511,7 +516,7 @@ export class Client extends Events {
 		if (!io) return;
 		const kept = [];
 		let batch = [];
-		let size = 0;
+		let size = 64;
 		const go = () => {
 			if (batch[1]) this.#sendBatch(io, batch);
 			else if (batch[0]) io.send(...batch[0]);

@@ -15,5 +15,5 @@ export const decodeCursor = (text) =>
 		return { topic: decodeURIComponent(topic), epoch, offset: +offset };
 	});
 
-/** Whether who is at `to` misses nothing of what follows `from`. */
+/** Whether nothing is missing between. */
 export const reaches = (from, to) => !to || (from?.epoch === to.epoch && from.offset <= to.offset);

@@ -3,7 +3,6 @@ import { call, wish } from "./http.js";
 
 const SECONDS = 25;
 
-/** What is sent goes into the next poll. */
 export function poll(env) {
 	const { hear, end, connectTimeout } = env;
 	const wishes = new Map();
@@ -15,13 +14,13 @@ export function poll(env) {
 	async function ask(some, seconds) {
 		const topics = some.map(({ topic }) => topic);
 		const known = [...places.values()].filter(({ topic }) => topics.includes(topic) || !wishes.has(topic));
-		const more = { timeout: seconds, limit: 1000, cursor: encodeCursor(known) };
 		const abort = new AbortController();
 		const stop = () => abort.abort();
 		if (seconds) interrupt = stop;
 		const timer = setTimeout(stop, seconds * 1000 + connectTimeout);
 		try {
-			const query = new URLSearchParams([...some.map(wish), ...Object.entries(more)]);
+			const query = new URLSearchParams([...some.map(wish), ["limit", 1000], ["cursor", encodeCursor(known)]]);
+			query.set("timeout", seconds);
 			const answer = await (await call(env, `/poll?${query}`, { signal: abort.signal })).json();
 			if (!closed) take(answer);
 		} finally {
@@ -34,7 +33,7 @@ export function poll(env) {
 		const pushes = [...messages, ...gaps].sort((a, b) => (a.from ?? a.offset) - (b.from ?? b.offset));
 		for (const at of positions) places.set(at.topic, at);
 		for (const each of topics) {
-			const { id, ...command } = wishes.get(each.topic) ?? {};
+			const { id, recover, ...command } = wishes.get(each.topic) ?? {};
 			const next = pushes.find(({ topic }) => topic === each.topic);
 			// The replay begins in this answer, or behind its cursor.
 			const start = next ? (next.from ?? next.offset) - 1 : places.get(each.topic).offset;
@@ -46,7 +45,7 @@ export function poll(env) {
 	}
 
 	async function run() {
-		// A login brings topics. Without one 400 tells that the server is there.
+		// 400 is of a login that brings no topics.
 		await ask([], 0).catch((error) => {
 			if (error.status !== 400) throw error;
 		});
@@ -57,23 +56,29 @@ export function poll(env) {
 			try {
 				await ask([...wishes.values()], seconds);
 			} catch (error) {
-				if (error.status === 429 || (error.status === 400 && !wishes.size))
+				if (error.code === "LIMIT_EXCEEDED" && !error.retryAfter) refuse([...wishes.values()].pop(), error);
+				else if (error.status === 429 || (error.status === 400 && !wishes.size))
 					await new Promise((resolve) => setTimeout((interrupt = resolve), (error.retryAfter ?? SECONDS) * 1000));
+				else if (changed) continue;
 				else if (refused(error) && wishes.size) await sort();
-				else if (!changed) throw error;
+				else throw error;
 			}
 		}
 	}
 
 	const refused = ({ status }) => (status > 401 && status < 429) || status === 400;
 
+	function refuse({ id, topic }, error) {
+		wishes.delete(topic);
+		places.delete(topic);
+		hear({ ...error.toJSON(), type: id ? "error" : "unsubscribed", id, topic });
+	}
+
 	async function sort() {
 		for (const command of wishes.values()) {
 			await ask([command], 0).catch((error) => {
 				if (!refused(error)) throw error;
-				const { id, topic } = command;
-				wishes.delete(topic);
-				hear({ ...error.toJSON(), type: id ? "error" : "unsubscribed", id, topic });
+				refuse(command, error);
 			});
 		}
 	}
@@ -81,12 +86,21 @@ export function poll(env) {
 	function obey({ type, id, topic, commands, ...rest }) {
 		if (type === "batch") return commands.forEach(obey);
 		const before = wishes.get(topic);
-		if (type === "subscribe") wishes.set(topic, { id, topic, ...rest });
-		else if (type === "update") wishes.set(topic, { ...before, ...rest });
+		if (type === "subscribe") {
+			const { recover } = rest;
+			if (recover?.epoch) {
+				places.set(topic, { topic, ...recover });
+				delete rest.recover; // a URL is short
+			}
+			wishes.set(topic, { id, topic, ...rest });
+		} else if (before && type === "update") wishes.set(topic, { ...before, ...rest });
 		else if (type === "unsubscribe") {
 			wishes.delete(topic);
 			places.delete(topic);
-		} else return hear({ type: "error", id, code: "UNAVAILABLE", message: "not possible by polling" });
+		} else {
+			const code = type === "update" ? "NOT_SUBSCRIBED" : "UNAVAILABLE";
+			return hear({ type: "error", id, code, message: "not possible by polling" });
+		}
 		if (type !== "subscribe") hear({ type, id });
 		changed = true;
 		interrupt();

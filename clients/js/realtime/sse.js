@@ -5,7 +5,6 @@ export function sse(env) {
 	const { cursor, opener, connectTimeout, hear, heard, end } = env;
 	const abort = new AbortController();
 	const { signal } = abort;
-	const timer = setTimeout(end, connectTimeout, { next: true });
 	let welcome;
 	let posted;
 
@@ -19,14 +18,13 @@ export function sse(env) {
 			const { value } = (await reader?.read().catch(() => {})) ?? {};
 			if (!value || rest.length > 11e5) return end({ next: true });
 			heard();
+			await posted; // its reply goes before
 			const lines = (rest + value).split("\n");
 			rest = lines.pop();
 			for (const line of lines) {
 				const [, name, text] = /^(\w+): ?(.*?)\r?$/.exec(line) ?? [];
 				if (name) event[name] = text;
 				else if (!line.trim()) {
-					// Its reply goes before.
-					while (posted) await posted;
 					if (event.data) take(JSON.parse(event.data), event.id);
 					event = {};
 				}
@@ -35,10 +33,7 @@ export function sse(env) {
 	}
 
 	function take(push, id) {
-		if (push.type === "welcome") {
-			clearTimeout(timer);
-			welcome = push;
-		}
+		if (push.type === "welcome") welcome = push;
 		if (push.type === "ping") push.positions = decodeCursor(id);
 		hear(push);
 	}
@@ -55,6 +50,7 @@ export function sse(env) {
 
 	read().catch((error) => end({ error, refused: error.status && opener }));
 	return {
+		left: new Set(),
 		get busy() {
 			return posted;
 		},
@@ -67,9 +63,6 @@ export function sse(env) {
 				env.idle();
 			});
 		},
-		close() {
-			clearTimeout(timer);
-			abort.abort();
-		},
+		close: () => abort.abort(),
 	};
 }

@@ -17,9 +17,9 @@ export class Subscription extends Events {
 		super();
 		this.#client = client;
 		this.#topic = topic;
-		this.#limit = limit;
+		this.#limit = Math.max(1, limit);
 		this.ready = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
-		this.ready.catch(() => {}); // "ended" tells it too
+		this.ready.catch(() => {});
 	}
 
 	get topic() {
@@ -86,10 +86,10 @@ export class Subscription extends Events {
 		const { topic } = this;
 		queue.push([push, this.position.epoch]);
 		if (queue.length > this.#limit) {
-			// The two oldest become one gap in their place.
+			// The two oldest become a gap.
 			const [[a, before], [b, epoch]] = queue.splice(0, 2);
 			const same = before === epoch;
-			const count = same ? (a.count ?? 1) + (b.count ?? 1) : null;
+			const count = same && ![a.count, b.count].includes(null) ? (a.count ?? 1) + (b.count ?? 1) : null;
 			const from = first(same ? a : b);
 			const to = b.to ?? b.offset;
 			queue.unshift([{ type: "gap", topic, epoch, from, to, count, reason: "slow_reader", recoverable: false }, epoch]);

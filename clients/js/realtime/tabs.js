@@ -14,6 +14,7 @@ export function tabs({
 	maxDelay,
 	tries,
 	connectTimeout,
+	credentials,
 }) {
 	const name = `realtime ${shared} ${url}`;
 	const id = `${name} ${crypto.getRandomValues(new Uint32Array(3))}`;
@@ -24,7 +25,7 @@ export function tabs({
 	let known; // whether the hub has answered
 
 	const lock = (which, held) => navigator.locks.request(which, { signal: abort.signal }, held).catch(() => {});
-	const options = { transports, minDelay, maxDelay, tries, connectTimeout };
+	const options = { transports, minDelay, maxDelay, tries, connectTimeout, credentials };
 	const hello = () => post({ type: "hello", lock: id, url, token, cursor, options });
 	const take = (push) => {
 		known = true;

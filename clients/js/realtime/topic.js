@@ -6,7 +6,7 @@ export class Topic {
 	live = false; // on this connection
 
 	constructor(name, placed) {
-		Object.assign(this, { name, placed }); // by the server, unasked
+		Object.assign(this, { name, placed }); // by the server
 	}
 
 	ask(view, recover, key) {
@@ -14,12 +14,11 @@ export class Topic {
 		if (recover?.epoch) this.position = recover;
 	}
 
-	/** Whether the server's own view will do. */
 	get plain() {
 		return !this.recover && Object.values(this.view ?? {}).every((value) => value == null);
 	}
 
-	/** Go on from there; the gap that this leaves. */
+	/** What is missing then. */
 	stand({ epoch, offset, recovered = "none", why = "no_history", replayed = 0 }) {
 		const before = this.position;
 		const same = before?.epoch === epoch;

@@ -1,15 +1,12 @@
 import { RealtimeError } from "./error.js";
 
-export function websocket({ url, cursor, token, WebSocket, connectTimeout, hear, end }) {
+export function websocket({ url, cursor, token, WebSocket, hear, end }) {
 	const socket = new WebSocket(`${url.replace(/^http/, "ws")}/ws${cursor && `?cursor=${encodeURIComponent(cursor)}`}`);
-	const timer = setTimeout(end, connectTimeout, { next: true });
 	let held; // until the login is answered
 
 	socket.onmessage = ({ data }) => {
 		const push = JSON.parse(data);
-		if (push.type === "welcome") {
-			clearTimeout(timer);
-			if (!token) return hear(push);
+		if (token && push.type === "welcome") {
 			held = [push];
 			socket.send(JSON.stringify({ type: "auth", id: 0, token }));
 		} else if (!held || push.type === "disconnect") hear(push);
@@ -27,7 +24,6 @@ export function websocket({ url, cursor, token, WebSocket, connectTimeout, hear,
 	return {
 		send: (text) => socket.send(text),
 		close() {
-			clearTimeout(timer);
 			socket.onmessage = socket.onclose = null;
 			socket.close(1000);
 		},

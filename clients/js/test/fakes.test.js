@@ -180,7 +180,7 @@ test("without a network nothing is tried, and with it again soon", async (t) => 
 	await settle();
 	assert.equal(Fake.made, 0);
 	navigator.onLine = true;
-	listeners.online();
+	listeners.online({ type: "online" });
 	t.mock.timers.tick(300);
 	await settle();
 	assert.equal(Fake.made, 1);
@@ -199,4 +199,258 @@ test("a subscription that is refused for a while is asked for again", async (t) 
 	assert.equal(Fake.last.sent[1].topic, "room:a");
 	Fake.last.say({ type: "subscribed", id: Fake.last.sent[1].id, topic: "room:a", epoch: "e", offset: 1 });
 	assert.equal((await sub.ready).offset, 1);
+});
+
+const live = async (client, name) => {
+	const sub = client.subscribe(name);
+	await settle();
+	const { id } = Fake.last.sent.at(-1);
+	Fake.last.say({ type: "subscribed", id, topic: name, epoch: "e", offset: 1 });
+	return sub;
+};
+
+test("the first batch, too, stays below what the server takes", async (t) => {
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome({ limits: { max_message_bytes: 2000 } });
+	const over = JSON.stringify({ type: "publish", topic: "room:a", data: "", idempotency_key: "k1", id: 1 }).length;
+	for (const idempotencyKey of ["k1", "k2"])
+		client.publish("room:a", "a".repeat(998 - over), { idempotencyKey }).catch(() => {});
+	await settle();
+	for (const command of Fake.last.sent) assert.ok(JSON.stringify(command).length <= 2000);
+	assert.equal(Fake.last.sent.length, 2);
+});
+
+test("a login that is never answered is given up", async (t) => {
+	const client = fake(t, { token: "t", connectTimeout: 500 });
+	await settle();
+	Fake.last.welcome();
+	t.mock.timers.tick(499);
+	assert.ok(!Fake.last.closed);
+	t.mock.timers.tick(1);
+	assert.ok(Fake.last.closed);
+	await settle();
+	assert.equal(client.state, "connecting");
+	t.mock.timers.tick(6000);
+	await settle();
+	assert.equal(Fake.made, 2);
+	Fake.last.welcome();
+	Fake.last.say({ type: "auth", id: 0, user: "ada", topics: [] });
+	t.mock.timers.tick(1000);
+	assert.equal(client.state, "connected");
+});
+
+test("a topic that was live and is one too many after a cut is asked for again; a new one ends", async (t) => {
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome();
+	const sub = await live(client, "room:a");
+	sub.on("ended", (error) => error && assert.fail(error.code));
+	Fake.last.onclose({ code: 1006 });
+	await settle();
+	t.mock.timers.tick(6000);
+	await settle();
+	Fake.last.welcome();
+	await settle();
+	const full = { type: "error", code: "LIMIT_EXCEEDED", message: "the room is full" };
+	Fake.last.say({ ...full, id: Fake.last.sent[0].id });
+	t.mock.timers.tick(6000);
+	await settle();
+	assert.equal(Fake.last.sent[1].recover.offset, 1);
+	const other = client.subscribe("room:b");
+	await settle();
+	Fake.last.say({ ...full, id: Fake.last.sent[2].id });
+	await assert.rejects(other.ready, { code: "LIMIT_EXCEEDED" });
+	sub.unsubscribe();
+});
+
+test("a hidden page is online again at once, and without a link nothing is connected", async (t) => {
+	const listeners = {};
+	const before = [globalThis.navigator, globalThis.addEventListener];
+	Object.defineProperty(globalThis, "navigator", { value: { onLine: true }, configurable: true });
+	globalThis.addEventListener = (event, listener) => (listeners[event] = listener);
+	globalThis.document = { hidden: true };
+	t.after(() => {
+		Object.defineProperty(globalThis, "navigator", { value: before[0], configurable: true });
+		globalThis.addEventListener = before[1];
+		delete globalThis.document;
+	});
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome();
+	navigator.onLine = false;
+	client.reconnect();
+	await settle();
+	assert.equal(client.state, "reconnecting");
+	listeners.visibilitychange({ type: "visibilitychange" });
+	navigator.onLine = true;
+	t.mock.timers.tick(300);
+	await settle();
+	assert.equal(Fake.made, 1);
+	listeners.online({ type: "online" });
+	t.mock.timers.tick(300);
+	await settle();
+	assert.equal(Fake.made, 2);
+});
+
+test("a queue holds at least one, and a gap of unknown size stays unknown in a bigger one", async (t) => {
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome();
+	const sub = client.subscribe("room:a", { queue: 0 });
+	await settle();
+	Fake.last.say({ type: "subscribed", id: Fake.last.sent[0].id, topic: "room:a", epoch: "e", offset: 1 });
+	Fake.last.say({ type: "gap", topic: "room:a", epoch: "e", from: 2, to: 9, count: null, reason: "too_old" });
+	Fake.last.say({ type: "message", topic: "room:a", offset: 10 });
+	const { value } = await sub[Symbol.asyncIterator]().next();
+	assert.deepEqual([value.from, value.to, value.count], [2, 10, null]);
+});
+
+const json = (body, status = 200) => new Response(JSON.stringify(body), { status });
+const error = (code, status, more) => json({ type: "error", code, message: "no", ...more }, status);
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const over = (t, transport, answer, options) => {
+	const client = connect("http://x", { transports: [transport], fetch: answer, minDelay: 20, maxDelay: 40, ...options });
+	t.after(() => client.close());
+	return client;
+};
+
+/** Event streams of which the newest is `streams.at(-1)`; what is posted is answered by the test. */
+const streaming = (answer) => {
+	const streams = [];
+	const encode = (push) => new TextEncoder().encode(`data: ${JSON.stringify(push)}\n\n`);
+	const fetch = async (url, init) => {
+		if (init.method === "POST") return json(await answer(JSON.parse(init.body)));
+		let say;
+		const body = new ReadableStream({ start: (to) => (say = (push) => to.enqueue(encode(push))) });
+		say({ type: "welcome", connection: "c", secret: "s", ping_interval: 25, topics: [] });
+		streams.push({ say, query: new URL(url).searchParams, init });
+		return new Response(body);
+	};
+	return { streams, fetch };
+};
+const subscribed = ({ id, topic }) => ({ type: "subscribed", id, topic, epoch: "e", offset: 5 });
+
+test("sse: reading goes on while posts follow one another without a pause", async (t) => {
+	let posts = 0;
+	const { streams, fetch } = streaming(async (command) => {
+		if (command.type === "subscribe") return subscribed(command);
+		await wait(20);
+		posts++;
+		client.publish("room:a", 1).catch(() => {});
+		return { type: "batch", id: command.id, replies: [] };
+	});
+	const client = over(t, "sse", fetch);
+	await wait(20);
+	const sub = client.subscribe("room:a");
+	let heard = 0;
+	sub.on("message", () => heard++);
+	await sub.ready;
+	for (const n of [1, 2]) client.publish("room:a", n).catch(() => {});
+	await wait(5);
+	client.publish("room:a", 3).catch(() => {});
+	streams[0].say({ type: "message", topic: "room:a", offset: 6 });
+	await wait(150);
+	assert.ok(posts > 2);
+	assert.equal(heard, 1);
+});
+
+test("sse: a topic that was left and is wanted from a position comes over a new stream", async (t) => {
+	const { streams, fetch } = streaming(async (command) => subscribed(command));
+	const client = over(t, "sse", fetch);
+	await wait(20);
+	client.subscribe("room:a").unsubscribe();
+	await wait(20);
+	await client.subscribe("room:a").ready;
+	client.subscribe("room:b", { recover: { last: 1 } });
+	await wait(20);
+	assert.equal(streams.length, 1); // nothing is lost by these
+	const sub = client.subscribe("room:c", { recover: { epoch: "e", offset: 2 } });
+	sub.unsubscribe();
+	client.subscribe("room:c", { recover: { epoch: "e", offset: 3 } });
+	await wait(60);
+	assert.equal(streams.length, 2);
+});
+
+test("what a proxy answers is not taken for the server's word", async (t) => {
+	for (const transport of ["sse", "poll"]) {
+		const client = over(t, transport, async () => new Response("<h1>default backend - 404</h1>", { status: 404 }));
+		client.subscribe("room:a").on("ended", (error) => error && assert.fail(`${error}`));
+		await wait(100);
+		assert.equal(client.state, "connecting");
+		client.close();
+	}
+	const own = over(t, "poll", async () => error("PERMISSION_DENIED", 403));
+	await wait(20);
+	assert.equal(own.state, "failed");
+});
+
+test("cookies go along without a token, or as the page wants", async (t) => {
+	for (const [options, credentials] of [
+		[{}, "include"],
+		[{ token: "t" }, "same-origin"],
+		[{ credentials: "same-origin" }, "same-origin"],
+	]) {
+		const { streams, fetch } = streaming();
+		over(t, "sse", fetch, options);
+		await wait(10);
+		assert.equal(streams[0].init.credentials, credentials);
+	}
+});
+
+/** A poll as the server answers it: at most so many topics. */
+const polls = (most) => {
+	const asked = [];
+	const fetch = async (url, { signal }) => {
+		const query = new URL(url).searchParams;
+		const wishes = query.getAll("sub").map((text) => JSON.parse(text));
+		if (!wishes.length) return error("BAD_REQUEST", 400);
+		asked.push({ wishes, cursor: query.get("cursor") });
+		if (wishes.length > most) return error("LIMIT_EXCEEDED", 429);
+		await new Promise((resolve, reject) => {
+			signal.onabort = reject;
+			setTimeout(resolve, 20);
+		});
+		const topics = wishes.map(({ topic }) => ({ topic, epoch: "e", offset: 5 }));
+		const cursor = topics.map(({ topic }) => `${encodeURIComponent(topic)}!e!5`).join("~");
+		return json({ messages: [], gaps: [], topics, cursor });
+	};
+	return { asked, fetch };
+};
+
+test("poll: of too many topics the newest is refused, and the others go on", async (t) => {
+	const { fetch } = polls(2);
+	const client = over(t, "poll", fetch);
+	const [a, b, c] = ["room:a", "room:b", "room:c"].map((name) => client.subscribe(name));
+	await assert.rejects(c.ready, { code: "LIMIT_EXCEEDED" });
+	await Promise.all([a.ready, b.ready]);
+});
+
+test("poll: a position stands in the cursor alone, and a URL that is too long fails nothing", async (t) => {
+	const { asked, fetch } = polls(9);
+	const client = over(t, "poll", fetch);
+	client.subscribe("room:a", { recover: { last: 2 } });
+	client.subscribe("room:b", { recover: { epoch: "e", offset: 4 } });
+	await wait(100);
+	assert.deepEqual(
+		asked[0].wishes.map(({ recover }) => recover),
+		[{ last: 2 }, undefined],
+	);
+	assert.equal(asked[0].cursor, "room%3Ab!e!4");
+	assert.deepEqual(asked.at(-1).wishes, [{ topic: "room:a" }, { topic: "room:b" }]);
+	const long = over(t, "poll", async () => error("BAD_REQUEST", 431));
+	await wait(50);
+	assert.equal(long.state, "connecting");
+});
+
+test("poll: the view of a topic that was left cannot be changed", async (t) => {
+	const { asked, fetch } = polls(9);
+	const client = over(t, "poll", fetch);
+	client.subscribe("room:a");
+	const b = client.subscribe("room:b");
+	await b.ready;
+	b.unsubscribe();
+	await assert.rejects(b.update({ fields: ["x"] }), { code: "NOT_SUBSCRIBED" });
+	await wait(50);
+	assert.equal(asked.at(-1).wishes.length, 1);
 });
