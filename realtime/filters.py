@@ -60,6 +60,7 @@ _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], frozenset[type]]] = {
     ">=": (operator.ge, _ORDERED),
     "prefix": (str.startswith, _STRING),
 }
+_NO_OPERATOR = f"no such operator; there are {', '.join([*_COMPARISONS, '!=', 'in', 'exists', 'not', 'and', 'or'])}"
 
 
 @frozen
@@ -144,7 +145,7 @@ class _Parser:
         if name in ("and", "or"):
             parts = _list(operand, MAX_PARTS, "filters", inside)
             return _joined(name, [self.node(part, f"{inside}[{at}]", depth + 1) for at, part in enumerate(parts)])
-        raise _refusal(place, "there is no such operator")
+        raise _refusal(place, _NO_OPERATOR)
 
 
 def _comparison(name: str, operands: object, place: str) -> tuple[bytes, _Test]:

@@ -64,7 +64,7 @@ class Login:
     async def _ask(self, token: str, carrier: Carrier) -> Identity:
         authenticate: Callable[..., Any] | None = self._authenticate
         if authenticate is None:
-            raise CommandError(ErrorCode.AUTH_FAILED, "this server knows no tokens")
+            raise CommandError(ErrorCode.AUTH_FAILED, "this server takes no tokens")
         identity: Identity | None = None
         try:
             with trio.move_on_after(self._timeout) as scope:

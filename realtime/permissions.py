@@ -337,9 +337,7 @@ def _check(kinds: Kinds, rule: Rule, pattern: str) -> None:
 
 def _no_kind(kinds: Kinds, pattern: str) -> str:
     head = pattern.partition(":")[0]
-    fault = "no such kind of topic; there are " + ", ".join(
-        sorted(kind.name if kind.bare else f"{kind.name}:" for kind in kinds)
-    )
+    fault = kinds.none_such
     try:
         Kind(name=head)
     except ValueError:  # none can have this name

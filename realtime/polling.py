@@ -89,8 +89,8 @@ async def _answer(
         for wish, placed in own:
             with suppress(CommandError):  # what a login brings and cannot be had is left out, as everywhere
                 await answer.join(wish, placed=placed)
-        if answer.is_empty:
-            raise CommandError(ErrorCode.BAD_REQUEST, "name at least one `topic`")
+        if answer.is_empty and wanted.seconds:
+            raise CommandError(ErrorCode.BAD_REQUEST, "there is nothing to wait for: name at least one `topic`")
         seconds = wanted.seconds if identity.expires_in is None else min(wanted.seconds, identity.expires_in)
         with trio.move_on_after(max(0.0, seconds)):
             while not (answer.collect() or engine.draining):

@@ -134,7 +134,7 @@ class Kind:
     def check(self, name: str) -> None:
         """Raise `CommandError` unless ``name`` is valid for this kind."""
         if self._regex.fullmatch(name) is None:
-            raise CommandError(self.invalid_code, f"not a valid {self.name} name")
+            raise CommandError(self.invalid_code, f"not a valid {self.name} name: it must match {self.pattern}")
 
 
 DEFAULT_KINDS = (
@@ -168,6 +168,10 @@ class Kinds:
 
     def __init__(self, kinds: Iterable[Kind] = DEFAULT_KINDS) -> None:
         self._kinds = {kind.name: kind for kind in kinds}
+        #: What is said of a topic of none of them.
+        self.none_such = "no such kind of topic; there are " + ", ".join(
+            sorted(kind.name if kind.bare else f"{kind.name}:" for kind in self)
+        )
         self._seen: dict[str, tuple[Kind, str]] = {}
 
     def __iter__(self) -> Iterator[Kind]:
@@ -195,7 +199,7 @@ class Kinds:
         head, colon, name = topic.partition(":")
         kind = self._kinds.get(head)
         if kind is None or kind.bare == bool(colon):
-            raise CommandError(ErrorCode.INVALID_TOPIC, "no such kind of topic")
+            raise CommandError(ErrorCode.INVALID_TOPIC, self.none_such)
         if colon:
             kind.check(name)
         return kind, name

@@ -21,9 +21,9 @@ _LOG_IN = "set REALTIME_TOKEN or REALTIME_KEY"
 #: What to do about a refusal, where there is something that can be done here.
 _HINTS: dict[str, str] = {
     ErrorCode.AUTH_REQUIRED: _LOG_IN,
-    ErrorCode.AUTH_FAILED: f"{_LOG_IN} to one that this server takes",
+    ErrorCode.AUTH_FAILED: "is it for this server? see REALTIME_TOKEN and REALTIME_KEY",
     ErrorCode.TOKEN_EXPIRED: "get a new one; `realtime token` makes one for development",
-    ErrorCode.PERMISSION_DENIED: "`realtime check-access` shows which rule decides",
+    ErrorCode.PERMISSION_DENIED: "`realtime check-access` shows which rule decides, given the server's configuration",
     ErrorCode.INVALID_TOPIC: "a topic is kind:name, as room:lobby",
 }
 

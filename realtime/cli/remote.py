@@ -33,11 +33,16 @@ class _Told(msgspec.Struct):
     message: str
 
 
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"http://{url}"
+
+
 @frozen(kw_only=True)
 class Remote:
     """See the module."""
 
-    url: str
+    #: As curl takes it: without a scheme it is plain HTTP.
+    url: str = field(converter=_with_scheme)
     #: A peer shows the token where there is one, or else the API key, which is a login too; a back end the key.
     token: str | None = field(default=None, repr=False)
     #: Goes before `token`.

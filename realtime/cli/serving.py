@@ -56,6 +56,7 @@ def serve(host: str | None, port: int | None, config: str | None, *, dev: bool) 
     trio.run(
         _serve,
         _completed(settings, keys, audit=True),
+        keys,
         lambda: _completed(load_settings(config, **given), keys, audit=True),
     )
 
@@ -72,9 +73,9 @@ def demo(host: str | None, port: int | None, config: str | None) -> None:
       realtime demo
     """
     settings = _settings(config, _given(host=host, port=port, dev=True))
-    settings = _completed(settings, _made_up_keys(settings))
+    keys = _made_up_keys(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    trio.run(_demo, settings)
+    trio.run(_demo, _completed(settings, keys), keys)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -94,12 +95,15 @@ def _settings(config: str | None, given: dict[str, Any]) -> Settings:
 
 
 def _made_up_keys(settings: Settings) -> tuple[str, ...]:
-    """In development, where no key is set, one for the length of this run; it is shown."""
+    """In development, where no key is set, one for the length of this run."""
     if not settings.dev or settings.api_keys:
         return ()
-    key = "dev_" + secrets.token_urlsafe(16)
-    click.echo(f"API key for publishing over HTTP: {key}")
-    return (key,)
+    return ("dev_" + secrets.token_urlsafe(16),)
+
+
+def _show(keys: tuple[str, ...]) -> None:
+    for key in keys:
+        click.echo(f"API key for publishing over HTTP: {key}")
 
 
 def _completed(settings: Settings, api_keys: tuple[str, ...], *, audit: bool | None = None) -> Settings:
@@ -128,17 +132,19 @@ def _configure_log() -> None:
     )
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings]) -> None:
+async def _serve(settings: Settings, keys: tuple[str, ...], reread: Callable[[], Settings]) -> None:
     async with open_server(settings) as server, trio.open_nursery() as nursery:
         # Before anybody is told that there is somebody to send a signal to: until then it ends the process.
         await nursery.start(reload_when_signalled, server, reread)
+        _show(keys)
         click.echo(f"Serving on {server.url}")
         await run_until_signalled(server)
         nursery.cancel_scope.cancel()
 
 
-async def _demo(settings: Settings) -> None:
+async def _demo(settings: Settings, keys: tuple[str, ...]) -> None:
     async with open_server(settings) as server:
+        _show(keys)
         click.echo(f"Open {server.url}/ in a browser. Ctrl-C ends it.")
         click.echo(f"Or: curl -N '{server.url}/sse?topic=symbol:600519'")
         async with trio.open_nursery() as nursery:

@@ -70,10 +70,11 @@ class Page:
         await self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     async def wait_for(self, condition: str) -> None:
-        """Wait until a condition holds on the page."""
+        """Wait until a condition holds on the page; about an element that is not there yet it does not."""
         await self.evaluate(
-            f"new Promise((resolve) => {{ const look = () => ({condition}) ? resolve(true) : setTimeout(look, 20);"
-            " look(); })"
+            "new Promise((resolve) => {"
+            f" const holds = () => {{ try {{ return {condition}; }} catch {{ return false; }} }};"
+            " const look = () => holds() ? resolve(true) : setTimeout(look, 20); look(); })"
         )
 
 

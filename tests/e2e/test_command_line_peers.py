@@ -192,15 +192,16 @@ async def test_server_that_does_not_answer_is_not_waited_for_longer_than_told(ar
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["tail", "room:a"], {"REALTIME_TOKEN": "wrong"}, "AUTH_FAILED: .*REALTIME_TOKEN or REALTIME_KEY.*"),
+        (["tail", "room:a"], {"REALTIME_TOKEN": "wrong"}, "AUTH_FAILED: .*REALTIME_TOKEN and REALTIME_KEY.*"),
         (["publish", "room:a", "1"], {"REALTIME_KEY": "wrong"}, "AUTH_FAILED: .*"),
         (["tail", "room:a"], {"REALTIME_TOKEN": "two\nlines"}, "AUTH_FAILED: .*printable.*"),
         (["tail", "user:7"], {}, "PERMISSION_DENIED: user:7: .*"),
         (["tail", "nonsense"], {}, "INVALID_TOPIC: nonsense: .*"),
         (["request", "nothing"], {}, "UNKNOWN_ACTION: .*"),
         (["members", "user:7"], {}, "PERMISSION_DENIED: .*"),
-        (["tail", "room:a", "--url", "elsewhere"], {}, ".*url.*"),
-        (["stats", "--once", "--url", "elsewhere"], {}, ".*not the URL of a server"),
+        (["tail", "room:a", "--url", "ftp://elsewhere"], {}, ".*url.*"),
+        (["stats", "--once"], {"REALTIME_KEY": "wrong"}, "AUTH_FAILED: .*"),
+        (["stats", "--once", "--url", "ftp://elsewhere"], {}, ".*not the URL of a server"),
     ],
 )
 async def test_refusal_is_one_line_and_1(

@@ -21,6 +21,8 @@ from realtime.filters import (
     parse_filter,
 )
 
+NO_OPERATOR = "filter: no such operator; there are =, <, <=, >, >=, prefix, !=, in, exists, not, and, or"
+
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -258,9 +260,9 @@ def test_filter_cannot_be_changed():
         (b'{"exists":"a","=":["a",1]}', "filter: must be an object with one operator"),
         (b'{"exists":"a","exists":"a"}', "filter: must be an object with one operator"),
         (b'[["exists","a"]]', "filter: must be an object with one operator"),
-        (b'{"==":["a",1]}', "filter: there is no such operator"),
-        (b'{"AND":[]}', "filter: there is no such operator"),
-        (b'{"\\u0000":1}', "filter: there is no such operator"),
+        (b'{"==":["a",1]}', NO_OPERATOR),
+        (b'{"AND":[]}', NO_OPERATOR),
+        (b'{"\\u0000":1}', NO_OPERATOR),
         (b'{"and":[]}', "filter.and: must be a list of 1 to 20 filters"),
         (b'{"or":{"exists":"a"}}', "filter.or: must be a list of 1 to 20 filters"),
         (b'{"and":[{"exists":"a"},{"or":[1]}]}', "filter.and[1].or[0]: must be an object with one operator"),

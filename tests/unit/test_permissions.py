@@ -464,7 +464,7 @@ def test_member_that_is_empty_is_refused(member, nothing):
         ("{role}:a", NO_SUCH_KIND),
         ("room", NO_SUCH_KIND),
         ("global:*", NO_SUCH_KIND),
-        ("symbol:abc", "not a valid symbol name"),
+        ("symbol:abc", "not a valid symbol name: it must match [0-9]{6}"),
     ],
 )
 def test_rule_about_topics_that_there_are_not_is_refused(pattern, fault, deny):

@@ -130,5 +130,5 @@ def test_refusal_says_code_and_reason():
     """An error reads as its code and its message."""
     with pytest.raises(CommandError) as caught:
         Kinds().split("symbol:x")
-    assert str(caught.value) == "INVALID_SYMBOL: not a valid symbol name"
+    assert str(caught.value) == "INVALID_SYMBOL: not a valid symbol name: it must match [0-9]{6}"
     assert caught.value.code is ErrorCode.INVALID_SYMBOL

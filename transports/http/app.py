@@ -55,8 +55,9 @@ def make_app(engine: Engine) -> QuartTrio:
 
     @app.errorhandler(405)
     async def wrong_method(error: MethodNotAllowed) -> Response:
-        response = error_answer(CommandError(ErrorCode.BAD_REQUEST, "this path has other methods"), status=405)
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        methods = ", ".join(sorted(error.valid_methods or ()))
+        response = error_answer(CommandError(ErrorCode.BAD_REQUEST, f"the methods here are {methods}"), status=405)
+        response.headers["Allow"] = methods
         return response
 
     @app.errorhandler(Exception)

@@ -131,7 +131,8 @@ export class Details {
     arrange(find("details-subscriptions"), shown, ({ topic }) => topic, createSubscription, showSubscription);
   }
 
-  fail({ status, code, message }) {
+  fail({ status, code, message }, path) {
+    if (path !== this.path) return; // about another one, or known to have gone by now
     if (status === 404) this.#end("It has gone. What stands here is the last that was known.");
     else say(find("details-said"), `${code}: ${message}`);
   }

@@ -41,7 +41,7 @@ export class Publish {
     try {
       JSON.parse(input.value);
     } catch (error) {
-      why = input.value.trim() ? `Not JSON: ${error.message}` : "Some JSON is needed.";
+      why = input.value.trim() ? `Not JSON (text stands in double quotes): ${error.message}` : "Some JSON is needed.";
     }
     input.setCustomValidity(why);
     return why;

@@ -22,7 +22,7 @@ export class Watch {
     document.addEventListener("visibilitychange", () => this.now());
   }
 
-  /** `path` gives what to ask for now, or nothing; `hear` is given the answer, or null and the refusal. */
+  /** `path` gives what to ask for now, or nothing; `hear` is given the answer; or null, the refusal, and what of. */
   add(path, hear) {
     this.#questions.push({ path, hear, refused: false });
   }
@@ -61,7 +61,7 @@ export class Watch {
           question.refused = error.final;
           if (error.status === 401) for (const each of this.#questions) each.refused = true; // whatever it is about
           wait = Math.max(wait, (error.retryAfter ?? 0) * 1000);
-          question.hear(null, error);
+          question.hear(null, error, path);
           return true;
         }
       }),

@@ -57,7 +57,7 @@ watch.add(
 );
 watch.add(
   () => details.path,
-  (found, error) => (found ? details.show(found) : details.fail(error)),
+  (found, error, path) => (found ? details.show(found) : details.fail(error, path)),
 );
 watch.add(
   () => tail.path,

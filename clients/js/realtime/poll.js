@@ -9,6 +9,7 @@ export function poll(env) {
 	const places = new Map(decodeCursor(env.cursor).map((at) => [at.topic, at]));
 	let closed;
 	let changed;
+	let placed;
 	let interrupt = () => {};
 
 	async function ask(some, seconds) {
@@ -19,9 +20,10 @@ export function poll(env) {
 		if (seconds) interrupt = stop;
 		const timer = setTimeout(stop, seconds * 1000 + connectTimeout);
 		try {
-			const query = new URLSearchParams([...some.map(wish), ["limit", 1000], ["cursor", encodeCursor(known)]]);
-			query.set("timeout", seconds);
-			const answer = await (await call(env, `/poll?${query}`, { signal: abort.signal })).json();
+			const query = new URLSearchParams([...some.map(wish), ["cursor", encodeCursor(known)]]);
+			const { signal } = abort;
+			const answer = await (await call(env, `/poll?${query}&limit=1000&timeout=${seconds}`, { signal })).json();
+			placed = answer.topics.length > some.length; // by the login
 			if (!closed) take(answer);
 		} finally {
 			clearTimeout(timer);
@@ -45,20 +47,18 @@ export function poll(env) {
 	}
 
 	async function run() {
-		// 400 is of a login that brings no topics.
-		await ask([], 0).catch((error) => {
-			if (error.status !== 400) throw error;
-		});
+		await ask([], 0);
 		hear({ type: "welcome", ping_interval: SECONDS + connectTimeout / 1000, topics: [] });
 		while (!closed) {
-			const seconds = changed ? 0 : SECONDS;
+			const idle = !placed && !wishes.size;
+			const seconds = changed || idle ? 0 : SECONDS;
 			changed = false;
 			try {
 				await ask([...wishes.values()], seconds);
+				if (idle && !changed) await sleep();
 			} catch (error) {
 				if (error.code === "LIMIT_EXCEEDED" && !error.retryAfter) refuse([...wishes.values()].pop(), error);
-				else if (error.status === 429 || (error.status === 400 && !wishes.size))
-					await new Promise((resolve) => setTimeout((interrupt = resolve), (error.retryAfter ?? SECONDS) * 1000));
+				else if (error.status === 429) await sleep(error.retryAfter);
 				else if (changed) continue;
 				else if (refused(error) && wishes.size) await sort();
 				else throw error;
@@ -66,7 +66,9 @@ export function poll(env) {
 		}
 	}
 
-	const refused = ({ status }) => (status > 401 && status < 429) || status === 400;
+	const sleep = (s = SECONDS) => new Promise((resolve) => setTimeout((interrupt = resolve), s * 1000));
+
+	const refused = ({ status }) => status < 429 && status !== 401;
 
 	function refuse({ id, topic }, error) {
 		wishes.delete(topic);

@@ -404,7 +404,7 @@ const polls = (most) => {
 	const fetch = async (url, { signal }) => {
 		const query = new URL(url).searchParams;
 		const wishes = query.getAll("sub").map((text) => JSON.parse(text));
-		if (!wishes.length) return error("BAD_REQUEST", 400);
+		if (!wishes.length) return json({ messages: [], gaps: [], topics: [], cursor: "" });
 		asked.push({ wishes, cursor: query.get("cursor") });
 		if (wishes.length > most) return error("LIMIT_EXCEEDED", 429);
 		await new Promise((resolve, reject) => {

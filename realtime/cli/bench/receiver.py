@@ -178,11 +178,11 @@ def _told(head: bytes, body: bytes) -> _Told:
 
 
 def _connect(orders: Orders) -> list[_Connection]:
-    """All connections, some at a time."""
+    """All connections, some at a time; the first alone, as what it is refused would be refused to all."""
     tls = ssl.create_default_context() if orders.tls else None
-    connections = []
+    connections = [_open(orders, number, tls) for number in range(min(1, orders.connections))]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        waiting = [pool.submit(_open, orders, number, tls) for number in range(orders.connections)]
+        waiting = [pool.submit(_open, orders, number, tls) for number in range(1, orders.connections)]
         try:
             told = time.monotonic()
             for done in as_completed(waiting):
