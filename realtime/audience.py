@@ -35,6 +35,7 @@ class Totals:
     conflated: int = 0
     filtered: int = 0
     dropped: dict[str, int] = field(factory=dict)
+    gaps: dict[str, int] = field(factory=dict)
 
     def add(self, other: Subscription | Totals) -> None:
         """Count in what another has counted."""
@@ -43,6 +44,8 @@ class Totals:
         self.filtered += other.filtered
         for reason, count in other.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+        for reason, count in (other.gaps or {}).items():
+            self.gaps[reason] = self.gaps.get(reason, 0) + count
 
 
 @define(eq=False)

@@ -69,6 +69,8 @@ class HubStatistics:
     published: int
     delivered: int
     dropped: dict[str, int]
+    #: How often a subscriber was told that messages are missing: in the stream, or when it resumed.
+    gaps: dict[str, int]
     conflated: int
     filtered: int
     ingress_messages: int
@@ -192,6 +194,8 @@ class Hub:
         if subscription.overflow is Overflow.BLOCK:
             audience.blocking += 1
             outbox.on_room[subscription] = room_signal(audience, subscription)
+        if page.why is not None:
+            subscription.count_gap(page.why)
         recovered = None
         if since is not None:
             recovered = "none" if page.why else "latest" if subscription.mode is Mode.LATEST else "full"
@@ -484,7 +488,8 @@ class Hub:
             subscriptions=subscriptions,
             published=self._published,
             delivered=totals.delivered,
-            dropped=dict(totals.dropped),
+            dropped=totals.dropped,
+            gaps=totals.gaps,
             conflated=totals.conflated,
             filtered=totals.filtered,
             ingress_messages=self.ingress.messages,

@@ -15,7 +15,7 @@ from realtime.directory import no_such_connection
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
 from realtime.gate import Permits, Stale
-from realtime.history import Position, Since
+from realtime.history import Position, Since, Why
 from realtime.outbox import Outbox
 from realtime.presence import Member
 from realtime.session import Session, State
@@ -115,13 +115,15 @@ class Membership:
             raise
         session.subscriptions[topic] = subscription
         withheld = since is not wish.since
+        if withheld:
+            subscription.count_gap(Why.NO_HISTORY)
         return {
             "type": "subscribed",
             "topic": topic,
             "epoch": joined.position.epoch,
             "offset": joined.position.offset,
             "recovered": "none" if withheld else joined.recovered,
-            "why": "no_history" if withheld else joined.why,
+            "why": Why.NO_HISTORY if withheld else joined.why,
             "replayed": joined.replayed if joined.recovered else None,
         }
 

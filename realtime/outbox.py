@@ -371,6 +371,7 @@ class Outbox:
         if subscription.queue:
             entry = subscription.queue.popleft()
             if isinstance(entry, Gap):
+                subscription.count_gap(entry.reason)
                 return entry
             if split and entry.count > 1:
                 subscription.queue.extendleft(single(frame) for frame in reversed(entry.frames))

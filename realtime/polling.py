@@ -20,7 +20,7 @@ from realtime.closing import CloseReason
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
 from realtime.gate import Permits, Stale
-from realtime.history import Position, Since, decode_cursor, encode_cursor
+from realtime.history import Position, Since, Why, decode_cursor, encode_cursor
 from realtime.local import NoWire
 from realtime.outbox import Outbox
 from realtime.subscription import Gap, Subscription
@@ -184,10 +184,12 @@ class _Answer:
             "offset": joined.position.offset,
         }
         withheld = since is not wish.since
+        if withheld:
+            subscription.count_gap(Why.NO_HISTORY)
         if withheld or joined.recovered is not None:
             described["recovered"] = "none" if withheld else joined.recovered
         if withheld or joined.why is not None:
-            described["why"] = "no_history" if withheld else joined.why
+            described["why"] = Why.NO_HISTORY if withheld else joined.why
         self._topics.append(described)
 
     def collect(self) -> bool:

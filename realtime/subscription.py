@@ -101,6 +101,8 @@ class Subscription:
     own_conflated: int = 0
     own_filtered: int = 0
     dropped: dict[Loss, int] = field(factory=dict)
+    #: Gaps that the peer was told, by reason; most never are.
+    gaps: dict[str, int] | None = None
     _group: Group | None = None
     #: The group's counters when this joined it.
     _hidden_before: int = 0
@@ -321,6 +323,12 @@ class Subscription:
     def count_loss(self, reason: Loss, count: int) -> None:
         """Count messages as lost; who calls it sees to it that the peer learns of them."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def count_gap(self, reason: str) -> None:
+        """Count a gap that the peer is told, be it in the stream or when it resumes."""
+        if self.gaps is None:
+            self.gaps = {}
+        self.gaps[reason] = self.gaps.get(reason, 0) + 1
 
     def _settle_newest(self) -> None:
         """Give the newest values their places in the queue, because what comes now must stand behind them."""

@@ -65,6 +65,8 @@ def stats_table(before: Mapping[str, Any] | None, now: Mapping[str, Any], second
     add("filtered", "hub", "filtered")
     for reason in sorted(hub["dropped"]):
         add(f"dropped: {reason}", "hub", "dropped", reason)
+    for reason in sorted(hub["gaps"]):
+        add(f"gaps told: {reason}", "hub", "gaps", reason)
     for reason in sorted(now["refused"]):
         add(f"refused: {reason}", "refused", reason)
     table.add_row("waiting to be routed", f"{hub['ingress_messages']:,}", amount(hub["ingress_bytes"]))

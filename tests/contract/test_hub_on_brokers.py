@@ -84,6 +84,7 @@ async def test_injected_loss_becomes_an_exact_gap(slow_broker, autojump_clock):
         stats = await peer.command("stats")
         assert (stats["subscriptions"][0]["delivered"], stats["subscriptions"][0]["dropped"]) == (6, 4)
         assert engine.statistics().hub.dropped == {"upstream": 4}
+        assert engine.statistics().hub.gaps == {"upstream": 2}
 
 
 async def test_loss_of_the_first_messages_becomes_a_gap(slow_broker, autojump_clock):

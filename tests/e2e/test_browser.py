@@ -194,6 +194,15 @@ async def test_tail_shows_what_is_missing_and_keeps_no_more_than_it_may(page: Li
     await page.wait_for("document.querySelector('#tail-said').textContent.startsWith('INVALID_TOPIC')")
 
 
+async def test_gap_that_somebody_was_told_is_counted_by_its_reason(page: LivePage, demo: ServerProcess) -> None:
+    """Here of one who comes back to a history that has gone."""
+    await page.wait_for("document.body.textContent.includes('gaps told')")
+    async with connect(demo.port) as raw:
+        answer = await raw.request("GET", "/poll?topic=room:a&cursor=room:a!gone!3&timeout=0")
+        assert answer.json()["topics"][0]["why"] == "epoch_changed"
+    await page.wait_for("document.body.textContent.includes('gaps told: epoch changed')")
+
+
 async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: LivePage, demo: ServerProcess) -> None:
     """Without a key the button is dead; with one it asks, and then the peer is told to go for good."""
     async with open_websocket(demo.port) as peer:

@@ -331,6 +331,7 @@ async def test_peer_without_the_right_to_history_joins_without_it(autojump_clock
         await engine.publish(TOPIC, "old")
         reply = await peer.command("subscribe", topic=TOPIC, recover={"last": 1})
         assert (reply["recovered"], reply["why"], reply.get("replayed")) == ("none", "no_history", None)
+        assert engine.statistics().hub.gaps == {"no_history": 1}
         assert (await peer.command("history", topic=TOPIC))["code"] == "PERMISSION_DENIED"
         await engine.publish(TOPIC, "new")
         assert (await peer.receive_type("message"))["data"] == "new"

@@ -16,6 +16,7 @@ from realtime.auth import ANONYMOUS
 from realtime.history import Position, Since, decode_cursor
 from realtime.idempotency import Receipt
 from realtime.polling import Poll, poll
+from realtime.subscription import Loss
 from realtime.testing import Peer, connect
 from realtime.wishes import Subscribe
 from tests.tools import settle, total
@@ -343,7 +344,11 @@ class Model:
                 stats = await member.peer.command("stats")
                 assert stats["queue"] == {"messages": 0, "bytes": 0, "age": 0.0}
                 for counters in stats["subscriptions"]:
-                    self.check_view(member.seen[counters["topic"]], counters)
+                    seen = member.seen[counters["topic"]]
+                    self.check_view(seen, counters)
+                    told = session.subscriptions[counters["topic"]].gaps or {}
+                    in_stream = sum(told.get(loss, 0) for loss in Loss)
+                    assert in_stream == sum(count > 0 for _, _, count in seen.entries)
         assert hub.subscriptions == subscriptions
         assert hub.published == sum(map(len, self.published.values()))
         for topic in TOPICS:

@@ -125,6 +125,7 @@ async def test_cursor_that_history_cannot_serve_is_answered_at_once(autojump_clo
         answer = await poll(engine, ANONYMOUS, wanted(cursor))
         assert (told(answer), answer["topics"][0]["recovered"], answer["topics"][0]["why"]) == ([], "none", "too_old")
         assert told(await poll(engine, ANONYMOUS, wanted(answer["cursor"], seconds=0))) == []
+        assert engine.statistics().hub.gaps == {"too_old": 1}
 
 
 async def test_login_brings_its_topics_to_a_poll(autojump_clock):
@@ -365,6 +366,7 @@ async def test_poll_without_the_right_to_history_begins_with_what_comes(autojump
         assert told(answer) == []
         (topic, _) = answer["topics"]
         assert (topic["topic"], topic["offset"], topic["recovered"], topic["why"]) == (TOPIC, 1, "none", "no_history")
+        assert engine.statistics().hub.gaps == {"no_history": 1}
 
 
 async def test_login_brings_to_a_poll_what_it_may_join(autojump_clock):

@@ -73,6 +73,7 @@ def _messages(facts: EngineStatistics) -> Iterator[Metric]:
     yield _counter("duplicates", "Publishes that brought nothing new.", facts.duplicates)
     yield _counter("delivered", "Messages handed to a subscriber's wire.", hub.delivered)
     yield _counters("dropped", "Messages that a subscriber lost.", "reason", hub.dropped)
+    yield _counters("gaps", "How often a subscriber was told that messages are missing.", "reason", hub.gaps)
     yield _counter("conflated", "Messages in whose place a newer one was kept.", hub.conflated)
     yield _counter("filtered", "Messages that a subscriber asked not to get.", hub.filtered)
     yield _gauge("ingress_messages", "Messages that wait for the hub.", hub.ingress_messages)

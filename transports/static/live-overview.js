@@ -24,11 +24,13 @@ const each = (counts, prefix = "") => Object.entries(counts).map(([name, value])
 /** Groups of [name, how many, what it says instead of a number]. */
 function groups({ hub, refused, audit, presence, progress, feeds, actions, ...stats }) {
   const dropped = each(hub.dropped, "dropped: ");
+  const gaps = each(hub.gaps, "gaps told: ");
   return [
     ["Delivery", [
       ["published", hub.published],
       ["delivered", hub.delivered],
       ...(dropped.length ? dropped : [["dropped", 0]]),
+      ...(gaps.length ? gaps : [["gaps told", 0]]),
       ["conflated", hub.conflated],
       ["filtered", hub.filtered],
       ["duplicates", stats.duplicates],

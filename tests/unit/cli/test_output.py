@@ -113,11 +113,12 @@ async def test_counters_have_rates_where_there_was_a_look_before() -> None:
         actions=[{"name": "[add]", "calls": 9, "in_flight": 1, "failed": 1, "timed_out": 1, "refused": 0}],
         feeds=[{"name": "prices", "state": "running", "restarts": 2}],
     )
-    now["hub"] |= {"published": 20, "dropped": {"queue_full": 6}}
+    now["hub"] |= {"published": 20, "dropped": {"queue_full": 6}, "gaps": {"slow_consumer": 2}}
     lines = printed(stats_table(before, now, 2.0, plain=True)).splitlines()
     rows = {line.split("  ")[0]: line.split() for line in lines}
     assert rows["published"][-2:] == ["20", "10.0"]
     assert rows["dropped: queue_full"][-2:] == ["6", "3.0"]
+    assert rows["gaps told: slow_consumer"][-2:] == ["2", "1.0"]
     assert rows["refused: api"][-2:] == ["4", "2.0"]
     assert "action [add]" in rows
     assert "feed prices" in rows
