@@ -67,7 +67,7 @@ async def test_wrong_configuration_is_told_in_words(
     arguments: list[str], environment: dict[str, str], named: str
 ) -> None:
     """A readable line that names the setting, no traceback, an exit code that is not 0."""
-    code, printed, complaint = await realtime(*arguments, **environment)
+    code, printed, complaint = await realtime(*arguments, **{"REALTIME_PORT": "0"} | environment)
     assert code != 0
     assert printed == ""
     assert named in complaint

@@ -20,7 +20,8 @@ async def plug_in(browser):
             nursery.start_soon(carry, server, browser, nursery.cancel_scope)
 
 
+serve = partial(trio.serve_tcp, plug_in, 9000, host="127.0.0.1")
 try:
-    trio.run(partial(trio.serve_tcp, plug_in, 9000, host="127.0.0.1"))
+    trio.run(serve, restrict_keyboard_interrupt_to_checkpoints=True)  # Ctrl-C does not come between two lines
 except* KeyboardInterrupt:
     pass
