@@ -70,12 +70,15 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session
 def clients(session: nox.Session) -> None:
-    """The browser client: its tests in Node and Chromium, its declarations, its size. Needs Node 20 and npm."""
+    """The browser client: its tests in Node and Chromium, its types, its size; and React. Needs Node 20 and npm."""
     session.install("-e", ".")
     session.chdir("clients/js")
     python = str(Path(session.virtualenv.location) / "bin" / "python")
     session.run("npm", "test", env={"REALTIME_PYTHON": python}, external=True)
     session.run("npm", "run", "types", external=True)
+    session.chdir("../../docs/examples/javascript/react")
+    session.run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", external=True)
+    session.run("npm", "test", env={"REALTIME_PYTHON": python}, external=True)
 
 
 @nox.session
