@@ -156,8 +156,9 @@ FULL_SECONDS = 1.0
 class MemoryBroker:
     """The broker of a single node: history in memory, gone with the process.
 
-    A topic comes into being with its first publication or subscriber and is forgotten once nobody
-    subscribes and its history has expired; should it come back, it does so in a new epoch.
+    A topic comes into being with its first publication or subscriber and is forgotten once nobody subscribes and its
+    history has expired. Only where it stood is kept, as long as there is room for that: should it come back, it goes on
+    counting from there, so that who was away for a while is not told of losses that there were none.
     """
 
     #: How often topics that expired are looked for. Reading expires too; this only frees memory.
@@ -183,6 +184,8 @@ class MemoryBroker:
         self._now = now
         self._now_ms = now_ms
         self._topics: dict[str, _Topic] = {}
+        #: Where forgotten topics stood, as many as there may be topics; longest gone first.
+        self._places: dict[str, Position] = {}
         self._receipts = Receipts(100_000, 300.0) if receipts is None else receipts
         self._ingress: Ingress | None = None
 
@@ -266,7 +269,7 @@ class MemoryBroker:
         """See `Broker.browse`. Looking at a topic that is not there does not make it."""
         if topic not in self._topics:
             kind, _ = self._kinds.split(topic)
-            return self._new_history(kind).browse(after, limit)
+            return self._new_history(kind, self._places.get(topic)).browse(after, limit)
         return self._fresh(topic).history.browse(after, limit)
 
     async def position(self, topic: str) -> Position | None:
@@ -282,6 +285,7 @@ class MemoryBroker:
     def forget(self, topic: str) -> None:
         """See `Broker.forget`."""
         self._receipts.forget(topic)
+        self._places.pop(topic, None)
         state = self._topics.get(topic)
         if state is not None and state.subscribers:
             state.history = self._new_history(state.kind)
@@ -299,23 +303,34 @@ class MemoryBroker:
         return self._ingress
 
     def _create(self, topic: str) -> _Topic:
+        place = self._places.get(topic)  # before others that go may take its place
         if len(self._topics) >= self._max_topics and self._now() >= self._full_until:
             self._drop_idle()
         if len(self._topics) >= self._max_topics:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, "the server has as many topics as it may")
         kind, _ = self._kinds.split(topic)
-        state = self._topics[topic] = _Topic(kind, self._new_history(kind), used_at=self._now())
+        self._places.pop(topic, None)
+        history = self._new_history(kind, place)
+        state = self._topics[topic] = _Topic(kind, history, used_at=self._now())
         return state
 
     @staticmethod
-    def _new_history(kind: Kind) -> History:
-        return History(kind.history_messages, kind.history_bytes, kind.history_age_seconds)
+    def _new_history(kind: Kind, start: Position | None = None) -> History:
+        return History(kind.history_messages, kind.history_bytes, kind.history_age_seconds, start=start)
+
+    def _put_away(self, topic: str) -> None:
+        """Forget all of a topic but where it stood; of a kind that keeps nothing, nobody comes back for that either."""
+        state = self._topics.pop(topic)
+        if state.kind.history_messages:
+            self._places[topic] = state.history.position
+            if len(self._places) > self._max_topics:
+                del self._places[next(iter(self._places))]
 
     def _drop_idle(self) -> None:
         """Forget topics that nobody has and that hold nothing: who comes and goes must not use up what there is."""
         idle = [name for name, state in self._topics.items() if not (state.subscribers or len(state.history))]
         for name in idle:
-            del self._topics[name]
+            self._put_away(name)
         if not idle:  # the walk was in vain, and who asks again and again must not have it repeated
             self._full_until = self._now() + FULL_SECONDS
 
@@ -343,6 +358,6 @@ class MemoryBroker:
         for count, (name, state) in enumerate(list(self._topics.items()), 1):
             state.history.expire(now)
             if not state.subscribers and not len(state.history) and now - state.used_at > self.SWEEP_SECONDS:
-                del self._topics[name]
+                self._put_away(name)
             if not count % 1000:
                 await trio.lowlevel.checkpoint()  # a hundred thousand topics must not hold up a tick

@@ -89,9 +89,9 @@ class History:
 
     __slots__ = ("_ages", "_bytes", "_max_age", "_max_bytes", "_max_messages", "_ring", "epoch", "top")
 
-    def __init__(self, max_messages: int, max_bytes: int, max_age: float, *, epoch: str | None = None) -> None:
-        self.epoch = epoch or new_epoch()
-        self.top = 0
+    def __init__(self, max_messages: int, max_bytes: int, max_age: float, *, start: Position | None = None) -> None:
+        """Begin behind ``start``, or with the first message of a new epoch."""
+        self.epoch, self.top = (new_epoch(), 0) if start is None else (start.epoch, start.offset)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._max_age = max_age

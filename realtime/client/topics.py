@@ -47,18 +47,23 @@ class Topics:
     def follow(self, topic: str, view: View, recover: Last | Position | None, inbox: Inbox) -> Track:
         """Have the messages of a topic put into ``inbox``. Raises `CommandError`."""
         track = self._tracks.get(topic)
+        if track is not None and track.view == view and recover is None:
+            track.inboxes.append(inbox)
+            return track
         if track is None:
             track = self._tracks[topic] = Track(topic, view, recover)
-            track.inboxes.append(inbox)
-            if topic in self._left and recover is not None and self._conversation is not None:
-                # What is still under way of the subscription before could not be told from what is recovered.
-                self._conversation.end(Ending(f"{topic} is taken again"))
-            self.resume()
-        elif track.view != view or recover is not None:
+            again = topic in self._left
+        elif track.placed and all(reader in self._placed for reader in track.inboxes):
+            again = track.state is State.LIVE
+            track.want(view, recover)
+        else:
             message = "this client has the topic already, with other options or from another place"
             raise CommandError(ErrorCode.ALREADY_SUBSCRIBED, message)
-        else:
-            track.inboxes.append(inbox)
+        track.inboxes.append(inbox)
+        if again and recover is not None and self._conversation is not None and not self._in_order:
+            # What is still under way of the subscription before could not be told from what is recovered.
+            self._conversation.end(Ending(f"{topic} is taken again"))
+        self.resume()
         return track
 
     def leave(self, track: Track, inbox: Inbox) -> None:
@@ -67,18 +72,22 @@ class Topics:
         if self._tracks.get(track.topic) is not track or track.placed or track.inboxes:
             return
         del self._tracks[track.topic]
-        if self._conversation is not None and track.state is not State.WANTED:
+        if track.state is not State.WANTED:
+            self._unsubscribe(track)
+            if not self._in_order:
+                self._left.add(track.topic)
+
+    def _unsubscribe(self, track: Track) -> None:
+        if self._conversation is not None:
             command_id = self._next_id()
             text = encode_command("unsubscribe", command_id, {"topic": track.topic})
             self._conversation.say(Line(command_id, text, _ignore))
-            if not self._in_order:
-                self._left.add(track.topic)
 
     def follow_placed(self, inbox: Inbox) -> None:
         """Have the messages of all topics put into ``inbox`` that the server places us in, now and later."""
         self._placed.append(inbox)
         for track in self._tracks.values():
-            if track.placed:
+            if track.brought:
                 track.inboxes.append(inbox)
 
     def leave_placed(self, inbox: Inbox) -> None:
@@ -109,8 +118,13 @@ class Topics:
         """The link is gone."""
         self._conversation = None
         self._left.clear()
-        for track in self._tracks.values():
+        for track in list(self._tracks.values()):
             track.drop()
+            if track.brought and all(reader in self._placed for reader in track.inboxes):
+                track.placed, track.view = True, View()  # nobody wants it in another way any more
+            elif not track.placed:
+                self._without_placed(track)
+            track.brought = False
 
     def close(self, error: RealtimeError) -> None:
         """There will be no other link."""
@@ -129,6 +143,9 @@ class Topics:
         size = 0
         for track in list(self._tracks.values()):
             if track.state is State.WANTED:
+                if track.in_the_way:
+                    self._unsubscribe(track)
+                    track.in_the_way = False
                 command_id = self._next_id()
                 text = encode_command("subscribe", command_id, track.members())
                 track.state = State.ASKED
@@ -203,15 +220,23 @@ class Topics:
             if track is None:
                 track = self._tracks[told.topic] = Track(told.topic, View(), None)
             elif not (track.placed or (track.state is State.WANTED and track.may_be_placed)):
-                continue  # what was asked for is something else: the server will say that it cannot be had
-            if not track.placed:
-                track.placed = True
-                track.inboxes.extend(self._placed)
+                # What was asked for is something else.
+                track.brought, track.in_the_way = True, track.state is State.WANTED
+                self._with_placed(track)
+                continue
+            track.placed = track.brought = True
+            self._with_placed(track)
             track.begin(told)
 
     def _displace(self, track: Track) -> None:
         """The server does not place us here any more: who reads it by name has to ask."""
-        track.placed = False
+        track.placed = track.brought = False
+        self._without_placed(track)
+
+    def _with_placed(self, track: Track) -> None:
+        track.inboxes += [inbox for inbox in self._placed if inbox not in track.inboxes]
+
+    def _without_placed(self, track: Track) -> None:
         track.inboxes = [inbox for inbox in track.inboxes if inbox not in self._placed]
         if not track.inboxes:
             del self._tracks[track.topic]

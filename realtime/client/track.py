@@ -44,8 +44,12 @@ class Track:
     def __init__(self, topic: str, view: View, recover: Last | Position | None, *, placed: bool = False) -> None:
         self.topic = topic
         self.view = view
-        #: Whether the server has placed us here, by its own will.
-        self.placed = placed
+        #: Whether the server has placed us here on this link, by its own will; whether that is what we follow; and
+        #: whether something else is wanted, for which it has to go first.
+        self.brought = self.placed = placed
+        self.in_the_way = False
+        #: Who has been told of everything up to there, where the topic is begun anew for somebody else.
+        self._told: tuple[list[Inbox], Position] | None = None
         self.state = State.WANTED
         self.inboxes: list[Inbox] = []
         #: Where the next subscription begins. A `Last` stays until its first message has come.
@@ -73,6 +77,15 @@ class Track:
     def may_be_placed(self) -> bool:
         """Whether a subscription by the server's will is all that is wanted."""
         return self.view == View() and not isinstance(self._recover, Last)
+
+    def want(self, view: View, recover: Last | Position | None) -> None:
+        """Have it in another way than the server has placed us here."""
+        self.in_the_way, self.placed = self.state is State.LIVE, False
+        if self.position is not None:
+            self._told = list(self.inboxes), self.position
+        self.view, self._recover = view, recover
+        self.settled = trio.Event()
+        self.drop()
 
     def members(self) -> dict[str, Any]:
         """The members of its ``subscribe``, from the place where it is."""
@@ -123,7 +136,13 @@ class Track:
             self._recover = Position(self._epoch, heard.offset)
             item = Unread(self.topic, self._epoch, heard.offset, heard.time, heard.data, heard.event, heard.key)
             for inbox in self.inboxes:
-                inbox.put(item)
+                if self._told is None or not self._knows(inbox, self._recover):
+                    inbox.put(item)
+
+    def _knows(self, inbox: Inbox, place: Position) -> bool:
+        assert self._told is not None
+        readers, known = self._told
+        return inbox in readers and place.epoch == known.epoch and place.offset <= known.offset
 
     def _tell(self, heard: Heard) -> None:
         """Who comes and who goes; that has no place among the messages."""

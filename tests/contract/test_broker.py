@@ -178,16 +178,37 @@ async def test_subscriptions_are_counted(broker, autojump_clock):
         broker.unsubscribe(TOPIC)
 
 
-async def test_forgotten_topic_comes_back_in_a_new_epoch(broker, autojump_clock):
-    """Its old positions mean nothing then, and readers are told so."""
+async def test_topic_that_comes_back_goes_on_where_it_was(broker, autojump_clock):
+    """Who was there at its end has lost nothing; who was behind is told how much, though the history has gone."""
     async with running(broker):
-        old = await broker.publish(TOPIC, DRAFT)
+        for _ in range(3):
+            old = await broker.publish(TOPIC, DRAFT)
+        await broker.read("room:quiet", Since(), 1)
+        quiet = (await broker.read("room:quiet", Since(), 1)).top
         await trio.sleep(1000)
+        assert await broker.topics("", 10) == []
+        assert await broker.position(TOPIC) is None
+        assert (await broker.browse(TOPIC, old.position, 100)).why is None
         page = await broker.read(TOPIC, Since(old.position), 100)
-        assert (page.why, page.top.offset) == (Why.EPOCH_CHANGED, 0)
-        new = await broker.publish(TOPIC, DRAFT)
-    assert new.epoch != old.epoch
-    assert new.offset == 1
+        assert (page.why, page.top, page.publications) == (None, old.position, [])
+        page = await broker.read(TOPIC, Since(Position(old.epoch, 1)), 100)
+        assert (page.why, page.top.offset) == (Why.TOO_OLD, 3)
+        assert (await broker.read("room:quiet", Since(quiet), 100)).why is None
+        assert await broker.publish(TOPIC, DRAFT) == Receipt(old.epoch, 4)
+
+
+async def test_topic_that_was_removed_comes_back_in_a_new_epoch(broker, autojump_clock):
+    """Its old positions mean nothing then, and readers are told so; be it removed while it was forgotten."""
+    async with running(broker):
+        for pause in (0, 1000):
+            old = await broker.publish(TOPIC, DRAFT)
+            await trio.sleep(pause)
+            broker.forget(TOPIC)
+            page = await broker.read(TOPIC, Since(old.position), 100)
+            assert (page.why, page.top.offset) == (Why.EPOCH_CHANGED, 0)
+            new = await broker.publish(TOPIC, DRAFT)
+            assert new.epoch != old.epoch
+            assert new.offset == 1
 
 
 async def test_topic_with_history_is_not_forgotten(broker, autojump_clock):

@@ -9,6 +9,7 @@ import trio.testing
 from realtime import MemoryBroker, Since
 from realtime.broker import FULL_SECONDS, Draft
 from realtime.errors import CommandError
+from realtime.history import Why
 from realtime.ingress import Ingress
 from realtime.topics import Kinds
 
@@ -96,6 +97,19 @@ async def test_peer_that_comes_and_goes_does_not_use_up_the_topics(nursery, auto
     with pytest.raises(CommandError, match="LIMIT_EXCEEDED"):
         broker.publish_nowait("room:c", DRAFT)
     assert await broker.topics("", 10) == ["room:a", "room:b", "room:used"]
+
+
+async def test_places_of_forgotten_topics_are_bounded(nursery, autojump_clock):
+    """The one that has been gone for longest begins anew; a kind that keeps nothing takes nobody's place."""
+    kinds = Kinds().with_options("agent", history_messages=0)
+    broker = MemoryBroker(kinds, max_topics=2, now_ms=lambda: 42)
+    await nursery.start(broker.run, Ingress(1000, 1 << 20))
+    places = {}
+    for name in ("room:a", "room:b", "room:c", "agent:x"):
+        places[name] = (await broker.publish(name, DRAFT)).position
+        await trio.sleep(1000)
+    whys = {name: (await broker.read(name, Since(place), 10)).why for name, place in places.items()}
+    assert whys == {"room:a": Why.EPOCH_CHANGED, "room:b": None, "room:c": None, "agent:x": Why.EPOCH_CHANGED}
 
 
 async def kept(broker: MemoryBroker, topic: str) -> list[int]:

@@ -22,7 +22,7 @@ from tests.tools import publication
 
 def filled(count: int, *, most: int = 100, most_bytes: int = 1 << 20, age: float = 60.0) -> History:
     """A history of so many messages, one a second."""
-    history = History(most, most_bytes, age, epoch="e1")
+    history = History(most, most_bytes, age, start=Position("e1", 0))
     for offset in range(1, count + 1):
         history.append(publication(offset), now=float(offset))
     return history
@@ -53,7 +53,7 @@ def test_history_over_its_messages_forgets_the_oldest():
 
 def test_history_over_its_bytes_forgets_the_oldest():
     """The bound in bytes holds, the newest stay."""
-    history = History(100, 25, 60.0, epoch="e1")
+    history = History(100, 25, 60.0, start=Position("e1", 0))
     for offset in range(1, 5):
         history.append(publication(offset, data=b"x" * 10), now=0.0)
     assert (len(history), history.oldest) == (2, 3)
@@ -61,7 +61,7 @@ def test_history_over_its_bytes_forgets_the_oldest():
 
 def test_message_larger_than_all_history_is_not_kept():
     """A message over the bound in bytes counts, but is not kept."""
-    history = History(100, 25, 60.0, epoch="e1")
+    history = History(100, 25, 60.0, start=Position("e1", 0))
     history.append(publication(1, data=b"x" * 26), now=0.0)
     assert (len(history), history.top, history.oldest) == (0, 1, 2)
 
@@ -77,7 +77,7 @@ def test_history_over_its_age_forgets_the_oldest():
 
 def test_bytes_of_expired_messages_are_free_again():
     """Expiry gives back the room that it freed."""
-    history = History(100, 25, 5.0, epoch="e1")
+    history = History(100, 25, 5.0, start=Position("e1", 0))
     history.append(publication(1, data=b"x" * 20), now=0.0)
     history.expire(now=10.0)
     history.append(publication(2, data=b"x" * 20), now=10.0)

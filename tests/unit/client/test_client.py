@@ -432,8 +432,47 @@ async def test_topic_asked_for_before_the_login_brings_it_is_that_one(autojump_c
             await engine.publish("global", 1)
             assert brief(await take(messages, 1)) == [1]
             with pytest.raises(CommandError, match="ALREADY_SUBSCRIBED"):
-                async with client.subscribe("user:7", recover=Last(3)):
+                async with client.subscribe("global", recover=Last(3)):
                     pass
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_topic_of_the_login_is_had_from_another_place_or_in_another_view(autojump_clock, monkeypatch, ordered):
+    """Who reads it unasked goes on where he was, on this link and on the next."""
+    monkeypatch.setattr(MemoryLink, "ordered", ordered)
+    async with engine_and_client(authenticate=authenticate, token="7") as (engine, way, client):
+        async with client.placed() as placed:
+            for number in (1, 2):
+                await engine.send_to_user("7", {"n": number, "more": "x"})
+            assert brief(await take(placed, 2)) == [{"n": 1, "more": "x"}, {"n": 2, "more": "x"}]
+            async with client.subscribe("user:7", recover=Last(3), fields=["n"]) as own:
+                assert brief(await take(own, 2)) == [{"n": 1}, {"n": 2}]
+                await engine.send_to_user("7", {"n": 3})
+                way.cut()
+                await engine.send_to_user("7", {"n": 4, "more": "x"})
+                assert brief(await take(own, 2)) == [{"n": 3}, {"n": 4}]
+                assert brief(await take(placed, 2)) == [{"n": 3}, {"n": 4}]
+                with pytest.raises(CommandError, match="ALREADY_SUBSCRIBED"):
+                    async with client.subscribe("user:7", recover=Last(1)):
+                        pass
+                async with client.placed() as late:
+                    await engine.send_to_user("7", {"n": 5})
+                    assert brief(await take(late, 1)) == brief(await take(own, 1)) == brief(await take(placed, 1))
+        way.cut()
+        await trio.sleep(10)
+        async with client.placed() as placed:
+            await engine.send_to_user("7", {"n": 6, "more": "x"})
+            assert brief(await take(placed, 1)) == [{"n": 6, "more": "x"}]
+
+
+async def test_topic_of_the_login_is_asked_for_before_there_is_a_link(autojump_clock):
+    async with open_engine(Settings(dev=True), authenticate=authenticate) as engine:
+        for number in (1, 2, 3):
+            await engine.send_to_user("7", number)
+        async with open_client([MemoryDialer(engine)], token="7") as client, client.placed() as placed:
+            async with client.subscribe("user:7", recover=Last(2)) as own:
+                assert brief(await take(own, 2)) == [2, 3]
+                assert brief(await take(placed, 2)) == [2, 3]
 
 
 # -- states and failures -------------------------------------------------------------------------------------
