@@ -1,16 +1,13 @@
 """A trading screen's server: symbols that tick while somebody looks, a source that fails, rooms to talk in.
 
-Run it with ``python examples/market.py`` and look at a symbol::
+Run it with ``python examples/market.py``. In a second shell look at a symbol, and in a third ask for things::
 
-    curl -N -H "Authorization: Bearer token-of-ada" "localhost:8000/sse?topic=symbol:600519&fields=price"
+    realtime tail symbol:600519 --fields price --filter '{">=": ["volume", 500]}' --max-rate 2 --token token-of-ada
 
-Or connect to ``/ws`` with the same header, for example with websocat, and try::
-
-    {"type":"subscribe","id":1,"topic":"symbol:600519","fields":["price"],"filter":{">=":["volume",500]}}
-    {"type":"update","id":2,"topic":"symbol:600519","max_rate":2}
-    {"type":"request","id":3,"action":"get_fund_flow","payload":{"symbol":"600519"}}
-    {"type":"request","id":4,"action":"create_room"}
-    {"type":"request","id":5,"action":"notify","payload":{"to":"user:bob","text":"call me"}}
+    realtime request get_fund_flow '{"symbol": "600519"}' --token token-of-ada
+    realtime request create_room --token token-of-ada
+    realtime request notify '{"to": "room:lobby", "text": "call me"}' --token token-of-ada
+    realtime tail room:lobby --token token-of-bob
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ import structlog
 import trio
 from msgspec import Meta, Struct
 
-from realtime import CommandError, ErrorCode, Identity
+from realtime import CommandError, ConfigurationError, ErrorCode, Identity
 from realtime.breaker import CircuitBreaker
 from realtime.feeds import Feeds
 from realtime.requests import Caller
@@ -192,7 +189,10 @@ def main(port: int, api_keys: tuple[str, ...], source_failures: int) -> None:
             await run_until_signalled(server)
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    trio.run(serve)
+    try:
+        trio.run(serve)
+    except ConfigurationError as error:  # as where the port is taken
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

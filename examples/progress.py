@@ -1,11 +1,15 @@
 """Pages that follow a batch live: agents explain the nodes of a canvas, at most twelve at once.
 
-Run it with ``python examples/progress.py``, start a batch and follow it::
+Run it with ``python examples/progress.py``. In another shell start a batch of ten seconds, and follow it at once::
 
-    curl localhost:8000/batches --json '{"session_id": "algebra",
-        "nodes": [{"id": "n1", "group": "explain", "text": "what is a ring"}, {"id": "n2", "group": "explain"}]}'
+    curl localhost:8000/batches -d '{"session_id": "algebra", "nodes": [
+        {"id": "n1", "group": "explain", "text": "what is a ring"}, {"id": "n2", "group": "explain"},
+        {"id": "n3", "group": "explain", "text": "why is every field a ring, and not each ring a field"}]}'
     curl -N localhost:8000/sse/intelligent-parallel/algebra          # or a WebSocket at the same path under /ws
     curl localhost:8000/api/v1/canvas/intelligent-parallel/algebra   # or poll
+
+``n2`` has no text, and so fails, on purpose and before you look: the last command shows it. The others go on, and the
+batch completes. Another batch needs another ``session_id``.
 
 The front end was there before this server. It knows these three paths, and messages that look like
 ``{"type": .., "task_id": .., "timestamp": .., "data": {..}}``; an older one has other paths and other names for them.
@@ -25,7 +29,7 @@ import trio
 from quart import current_app, request
 from quart_trio import QuartTrio
 
-from realtime import CommandError, ErrorCode
+from realtime import CommandError, ConfigurationError, ErrorCode
 from realtime.batch import Job, JobFailed, Output, run_batch
 from realtime.envelopes import Envelope, Naming, ProgressDialect
 from realtime.progress import ProgressSessions
@@ -33,9 +37,6 @@ from realtime.progress_state import GroupComplete
 from realtime.routes import Route
 from realtime.server import Server, open_server, run_until_signalled
 from transports.responses import error_body, status_of
-
-#: How many characters an agent writes in a second. It stands for a model that is asked, and takes its time.
-SPEED = 1000
 
 #: Whoever knows the id of a session may follow it, and is told what goes to everybody; all else is denied.
 RULES = [
@@ -67,10 +68,10 @@ class Batch(msgspec.Struct):
 async def start_batch() -> tuple[dict[str, str], int]:
     """Start the work and answer at once: it belongs to the nursery of the program, and not to this request."""
     batch = msgspec.json.decode(await request.get_data(), type=Batch)
-    sessions, nursery = _sessions(), current_app.extensions["nursery"]
+    sessions, nursery, speed = _sessions(), current_app.extensions["nursery"], current_app.extensions["speed"]
     groups = {node.group for node in batch.nodes}
     session = sessions.create(batch.session_id, total_nodes=len(batch.nodes) + len(groups))
-    nursery.start_soon(work, sessions, session.session_id, batch.nodes)
+    nursery.start_soon(work, sessions, session.session_id, batch.nodes, speed)
     return {"session_id": session.session_id}, 201
 
 
@@ -98,8 +99,9 @@ def _sessions() -> ProgressSessions:
 class Group:
     """The nodes that one kind of agent works on."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, speed: float) -> None:
         self.name = name
+        self.speed = speed
         self.waiting_for = 0
         self.done = trio.Event()
         self.results: list[str] = []
@@ -109,7 +111,7 @@ class Group:
         try:
             if not node.text:
                 raise JobFailed("there is no text to explain")
-            await trio.sleep(len(node.text) / SPEED)
+            await trio.sleep(len(node.text) / self.speed)
             self.results.append(f"{node.id}.md")
             return Output(file_path=f"{node.id}.md", file_size=3 * len(node.text))
         finally:
@@ -124,9 +126,9 @@ class Group:
         return Output(file_path=f"{self.name}.index.md", file_size=len(self.results))
 
 
-def jobs_of(sessions: ProgressSessions, session_id: str, nodes: list[Node]) -> list[Job]:
+def jobs_of(sessions: ProgressSessions, session_id: str, nodes: list[Node], speed: float) -> list[Job]:
     """A job for each node, then one for each group: who waits for others does not stand in their way."""
-    groups = {node.group: Group(node.group) for node in nodes}
+    groups = {node.group: Group(node.group, speed) for node in nodes}
     for node in nodes:
         groups[node.group].waiting_for += 1
     return [
@@ -135,10 +137,10 @@ def jobs_of(sessions: ProgressSessions, session_id: str, nodes: list[Node]) -> l
     ]
 
 
-async def work(sessions: ProgressSessions, session_id: str, nodes: list[Node]) -> None:
+async def work(sessions: ProgressSessions, session_id: str, nodes: list[Node], speed: float) -> None:
     """Do all of it. A batch that cannot go on has told its followers so, and is no reason to end the program."""
     try:
-        await run_batch(sessions, session_id, jobs_of(sessions, session_id, nodes), max_workers=12)
+        await run_batch(sessions, session_id, jobs_of(sessions, session_id, nodes, speed), max_workers=12)
     except* CommandError as refusals:  # by itself, or one of each worker
         log.warning("batch broke off", session=session_id, exc_info=refusals)
 
@@ -164,10 +166,11 @@ def add_routes(server: Server, *, heartbeat_seconds: float, idle_seconds: float)
 
 @click.command()
 @click.option("--port", default=8000, help="0 picks a free one.")
+@click.option("--speed", default=5.0, show_default=True, help="Characters a second of an agent: it stands for a model.")
 @click.option("--heartbeat-seconds", default=30.0, show_default=True)
 @click.option("--idle-seconds", default=600.0, show_default=True, help="After this long without an event, goodbye.")
 @click.option("--max-topics", default=100_000, show_default=True, help="In the whole server.")
-def main(port: int, heartbeat_seconds: float, idle_seconds: float, max_topics: int) -> None:
+def main(port: int, speed: float, heartbeat_seconds: float, idle_seconds: float, max_topics: int) -> None:
     """Serve until SIGTERM or Ctrl-C; batches that run then are cancelled, and who follows them is told."""
 
     async def serve() -> None:
@@ -178,13 +181,16 @@ def main(port: int, heartbeat_seconds: float, idle_seconds: float, max_topics: i
             trio.open_nursery() as nursery,
         ):
             add_routes(server, heartbeat_seconds=heartbeat_seconds, idle_seconds=idle_seconds)
-            app.extensions.update(realtime=server, nursery=nursery)
+            app.extensions.update(realtime=server, nursery=nursery, speed=speed)
             print(f"Serving on {server.url}", flush=True)
             await run_until_signalled(server)
             nursery.cancel_scope.cancel()
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    trio.run(serve)
+    try:
+        trio.run(serve)
+    except ConfigurationError as error:  # as where the port is taken
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

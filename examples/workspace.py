@@ -1,11 +1,11 @@
 """A team's workspace: projects, agents and workflows live; pull requests and issues come in from GitHub.
 
-Run it with ``python examples/workspace.py``. Then log in, join a project, and let somebody change it::
+Run it with ``python examples/workspace.py``. In another shell log in, follow a project, and change it meanwhile::
 
-    TOKEN=$(curl -s localhost:8000/login --json '{"user": "ada", "password": "ada"}' | jq -r .token)
-    websocat -H "Authorization: Bearer $TOKEN" ws://localhost:8000/ws
-    {"type":"subscribe","id":1,"topic":"project:apollo"}
-    curl -X PATCH localhost:8000/projects/apollo -H "Authorization: Bearer $TOKEN" --json '{"name": "Apollo 11"}'
+    TOKEN=$(curl -s localhost:8000/login -d '{"user": "ada", "password": "ada"}' | cut -d '"' -f 4)
+    realtime tail project:apollo --token "$TOKEN" &
+    curl -X PATCH localhost:8000/projects/apollo -H "Authorization: Bearer $TOKEN" -d '{"name": "Apollo 11"}'
+    kill %1
 
 Next door: ``workspace_events.py`` has the events with their models, which ``/asyncapi.json`` describes;
 ``workspace_people.py`` the users and what they may do; ``workspace_projects.py`` what is done to a project over HTTP;
@@ -28,7 +28,7 @@ from workspace_github import hooks
 from workspace_people import RULES, TOKENS, USERS, people
 from workspace_projects import projects
 
-from realtime import CommandError, ErrorCode
+from realtime import CommandError, ConfigurationError, ErrorCode
 from realtime.requests import Caller
 from realtime.server import Server, open_server, run_until_signalled
 from transports.responses import error_body, status_of
@@ -118,7 +118,10 @@ def main(port: int, origins: tuple[str, ...], max_topics: int, github_secret: st
             nursery.cancel_scope.cancel()
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    trio.run(serve)
+    try:
+        trio.run(serve)
+    except ConfigurationError as error:  # as where the port is taken
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """A server of one's own: it tells the time once a second, to everybody who wants to know."""
 
+import sys
 import time
 
 import trio
 
-from realtime import load_settings
+from realtime import ConfigurationError, load_settings
 from realtime.server import open_server, run_until_signalled
 
 
@@ -22,4 +23,7 @@ async def main():
         nursery.cancel_scope.cancel()
 
 
-trio.run(main)
+try:
+    trio.run(main)
+except ConfigurationError as error:  # as where the port is taken
+    sys.exit(str(error))

@@ -1,6 +1,7 @@
 """A server, and the command line beside it, as another program uses that."""
 
 import json
+import os
 import sys
 
 import trio
@@ -10,9 +11,14 @@ from realtime.server import open_server
 LINES = b'{"price": 10.5}\n{"price": 11}\n{"price": 9.75}\n'
 
 
+# What the shell has exported is for other servers.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("REALTIME_")}
+
+
 async def realtime(*arguments, url, stdin=b""):
     command = [sys.executable, "-m", "realtime", *arguments, "--url", url]
-    return await trio.run_process(command, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False)
+    options = {"stdin": stdin, "capture_stdout": True, "capture_stderr": True, "check": False}
+    return await trio.run_process(command, env=ENVIRONMENT, **options)
 
 
 async def main():

@@ -1,7 +1,8 @@
-"""A client that loses its connection and no message, and the server it talks to."""
+"""A client that loses its connection and no message, is refused once, and the server it talks to."""
 
 import trio
 
+from realtime import CommandError
 from realtime.client import Last, Lost, connect
 from realtime.closing import OVERLOADED
 from realtime.server import open_server
@@ -19,6 +20,10 @@ async def main():
             async with client.subscribe("room:lobby", fields=["text"], recover=Last(10)) as messages:
                 print("history:", (await anext(messages)).data)
                 print("the sum:", await client.request("add", [1, 2, 3], timeout_seconds=5))
+                try:
+                    await client.publish("user:7", {"text": "may I?"})
+                except CommandError as refused:
+                    print("refused:", refused.code)
 
                 for connection in list(server.connections):
                     connection.close(OVERLOADED)

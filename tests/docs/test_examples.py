@@ -30,11 +30,14 @@ from realtime.messages import decode_command, decode_wish, encode
 from realtime.polling import Poll, poll
 from realtime.testing import connect
 from realtime.wishes import Subscribe
+from tests.e2e.processes import output_of
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted((ROOT / "docs").rglob("*.rst"), key=str)
 PAGES = [page for page in PAGES if "_build" not in page.parts]
+#: Of the folder ``examples``: they serve until they are stopped.
+SERVERS = ("market", "progress", "workspace")
 PRINTING = sorted(path.stem for path in EXAMPLES.glob("*.out"))
 #: Run in another way than for what they print.
 RUN_OTHERWISE = {"clock", "virtual_time"}
@@ -99,6 +102,18 @@ def test_readme_shows_the_embedding_example():
     shown = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown is not None
     assert shown[1] == (ROOT / "examples" / "embed.py").read_text()
+
+
+@pytest.mark.parametrize("program", ["docs/examples/clock.py", *(f"examples/{name}.py" for name in SERVERS)])
+async def test_program_says_in_a_line_that_its_port_is_taken(program):
+    """No traceback, as that is nobody's bug."""
+    (taken,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with taken:
+        port = str(taken.socket.getsockname()[1])
+        by_option = [] if "clock" in program else ["--port", port]
+        code, printed, errors = await output_of(sys.executable, str(ROOT / program), *by_option, REALTIME_PORT=port)
+    assert (code, printed, errors.count("\n")) == (1, "", 1)
+    assert port in errors
 
 
 async def test_tutorial_server_tells_the_time_until_it_is_told_to_end():

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import trio
@@ -36,6 +37,7 @@ _VARYING = [
     (re.compile(r"\b(?:c|tkt)_\w+"), r"\\w+_[\\w-]+"),
     (re.compile(r"(?<=\"epoch\":\")\w+"), r"\\w+"),
     (re.compile(r"(?<=!)[a-z0-9]{8}(?=!)"), r"\\w+"),
+    (re.compile(r"^[a-z0-9]{8}(?= \d+$)"), r"\\w+"),
     (re.compile(r"\beyJ[\w.-]*"), r"[\\w.-]+"),
     (re.compile(r"\d+"), r"\\d+"),
     (re.compile(r"(?:\\\.){3}"), r"[\\s\\S]*?"),
@@ -159,6 +161,9 @@ class Walk:
     async def run(self) -> str:
         """Run the next command until it has printed what the page shows, or to its end; what it printed."""
         command = self._next()
+        if named := re.fullmatch(r"unset (\w+)", command.text):
+            del self.environment[named[1]]
+            return ""
         if named := re.match(r"export (\w+)=", command.text):
             value = await self._printed(f'{command.text}; printf %s "${named[1]}"', pattern_of(""))
             self.environment[named[1]] = value
@@ -167,15 +172,23 @@ class Walk:
         wanted = pattern_of(command.shown)
         printed = await self._printed(f"exec env {command.text}", wanted if command.shown else None)
         assert wanted.search(printed), f"{command.text!r} printed {printed!r}, which is not {command.shown!r}"
+        if command.text.startswith("cp "):
+            self._compare_copies()
         return printed
+
+    def _compare_copies(self) -> None:
+        """What the reader has copied is what the page shows, up to its next command."""
+        for file in takewhile(lambda step: isinstance(step, File), self._left):
+            assert isinstance(file, File)
+            assert (self.folder / file.name).read_text() == file.text
 
     async def start(self) -> Running:
         """Start the next command and leave it running, once it has printed what the page shows."""
         return await self._start(self._next())
 
-    async def start_again(self, text: str) -> Running:
-        """Start a command that the page had before."""
-        return await self._start(Command(text, ""))
+    async def start_again(self, text: str, shown: str = "") -> Running:
+        """Start a command that is not the next of the page."""
+        return await self._start(Command(text, shown))
 
     async def _start(self, command: Command) -> Running:
         wanted = pattern_of(command.shown)

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -23,6 +24,11 @@ PATH = "intelligent-parallel"
 SHAPE = re.compile(
     r'\{"type":"(\w+)","task_id":"([^"]+)","timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)","data":(.*)\}'
 )
+
+
+def fast_example(*arguments: str) -> AbstractAsyncContextManager[ServerProcess]:
+    """The program, with agents that write a thousand characters in a second."""
+    return example("progress", "--speed", "1000", *arguments)
 
 
 def node(name: str, group: str = "explain", *, text: str = "x" * 20) -> dict[str, str]:
@@ -67,7 +73,7 @@ def parsed(texts: list[str], session_id: str) -> list[tuple[str, dict[str, Any]]
 
 async def test_page_follows_a_batch_to_its_end_in_the_old_words() -> None:
     """Each event has exactly its members; the last is the end, then the connection is closed with 1000."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -105,7 +111,7 @@ async def test_page_follows_a_batch_to_its_end_in_the_old_words() -> None:
 
 async def test_older_page_gets_the_same_events_by_its_own_names() -> None:
     """The second naming: progress, node_complete, group_complete, complete."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -130,7 +136,7 @@ async def test_older_page_gets_the_same_events_by_its_own_names() -> None:
 
 async def test_unknown_session_is_closed_with_4004_or_answered_with_404() -> None:
     """A WebSocket is told on the open connection, as a page cannot see the status of a handshake."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             texts, code = await follow(server, "nothing")
@@ -148,7 +154,7 @@ async def test_unknown_session_is_closed_with_4004_or_answered_with_404() -> Non
 
 async def test_page_that_polls_sees_the_latest_state() -> None:
     """Pending or running, then completed, with what became of each node."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -176,7 +182,7 @@ async def test_page_that_polls_sees_the_latest_state() -> None:
 
 async def test_at_most_twelve_agents_work_at_once() -> None:
     """Thirty nodes of 100 ms take three turns of twelve."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -191,7 +197,7 @@ async def test_at_most_twelve_agents_work_at_once() -> None:
 
 async def test_cancelled_session_stops_its_workers_and_tells_its_followers() -> None:
     """A button on the page; what comes after the end changes nothing."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -216,7 +222,7 @@ async def test_cancelled_session_stops_its_workers_and_tells_its_followers() -> 
 
 async def test_batch_that_cannot_report_breaks_off_and_ends_no_program() -> None:
     """The server has no topic left for it: that is in the log, with the id of the session."""
-    async with example("progress", "--max-topics", "1") as server:
+    async with fast_example("--max-topics", "1") as server:
 
         async def talk() -> None:
             async with browsing(server) as web, talking(server) as peer:
@@ -240,7 +246,7 @@ async def test_batch_that_cannot_report_breaks_off_and_ends_no_program() -> None
 
 async def test_stranger_may_follow_sessions_and_nothing_else() -> None:
     """Nobody logs in here, so nobody may fill the server with topics of other kinds, or speak."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web, talking(server) as peer:
@@ -257,7 +263,7 @@ async def test_stranger_may_follow_sessions_and_nothing_else() -> None:
 
 async def test_page_that_comes_after_the_end_is_told_it_and_closed() -> None:
     """As one does that was reconnecting while the session completed."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -275,7 +281,7 @@ async def test_page_that_comes_after_the_end_is_told_it_and_closed() -> None:
 
 async def test_event_stream_that_broke_off_resumes_behind_its_last_event() -> None:
     """With Last-Event-ID nothing is missing and nothing comes twice, though it is in the words of the front end."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def read(web: httpx.AsyncClient, most: int, **headers: str) -> tuple[list[str], str]:
             texts, last_id = [], ""
@@ -304,7 +310,7 @@ async def test_event_stream_that_broke_off_resumes_behind_its_last_event() -> No
 
 async def test_program_follows_in_the_words_of_the_protocol_and_recovers() -> None:
     """A session is a topic like any other at ``/ws``: after a break, exactly what was missed."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -324,7 +330,7 @@ async def test_program_follows_in_the_words_of_the_protocol_and_recovers() -> No
 
 async def test_heartbeat_comes_and_a_silent_session_is_left_after_the_idle_time() -> None:
     """A pong is not activity: who only answers pings is sent away all the same, with 4008."""
-    async with example("progress", "--heartbeat-seconds", "0.3", "--idle-seconds", "1.2") as server:
+    async with fast_example("--heartbeat-seconds", "0.3", "--idle-seconds", "1.2") as server:
 
         async def talk() -> None:
             async with browsing(server) as web:
@@ -351,7 +357,7 @@ async def test_heartbeat_comes_and_a_silent_session_is_left_after_the_idle_time(
 
 async def test_fifty_connections_follow_one_session() -> None:
     """All see the same, to the end; those that vanish in the middle hold nobody up."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def vanish() -> None:
             url = f"ws://127.0.0.1:{server.port}/ws/{PATH}/s"
@@ -375,7 +381,7 @@ async def test_fifty_connections_follow_one_session() -> None:
 
 async def test_twenty_sessions_run_at_once() -> None:
     """Each with two followers, who hear of their own session only."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             names = [f"s{number}" for number in range(20)]
@@ -393,7 +399,7 @@ async def test_twenty_sessions_run_at_once() -> None:
 
 async def test_sigterm_tells_the_end_before_the_close() -> None:
     """Whoever follows a session that runs gets its final event, on either transport; then the process ends with 0."""
-    async with example("progress") as server:
+    async with fast_example() as server:
 
         async def talk() -> None:
             async with browsing(server) as web:

@@ -26,7 +26,7 @@ const prices = client.subscribe("symbol:600519", {
 });
 prices.on("message", ({ offset, data }) => console.log("price", offset, data.price));
 prices.on("gap", ({ from, to, reason }) => console.log("lost", from, to, reason));
-prices.on("ended", (error) => console.log("ended", error?.code));
+prices.on("ended", (error) => console.log("ended:", error?.code ?? "unsubscribed"));
 await prices.ready; // rejects with a RealtimeError where the server says no
 // ]
 await moment();
