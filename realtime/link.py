@@ -13,7 +13,15 @@ from attrs import frozen
 
 from realtime.errors import CommandError, RealtimeError, WireError
 
-__all__ = ["Credentials", "Dialer", "Link", "LinkBlocked", "LinkEnded", "LinkRefused", "Said"]
+__all__ = ["Credentials", "Dialer", "Link", "LinkBlocked", "LinkEnded", "LinkRefused", "Said", "retry_seconds"]
+
+#: Longer than a day nobody is kept away, whatever a server says.
+MAX_RETRY_SECONDS = 86_400.0
+
+
+def retry_seconds(told: float | None) -> float | None:
+    """How long to stay away, as a server has told it: brought to what can be waited for."""
+    return None if told is None else min(max(0.0, told), MAX_RETRY_SECONDS)
 
 
 @frozen

@@ -44,12 +44,31 @@ class Calls:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def call(
-        self, kind: str, members: dict[str, Any], *, seconds: float, repeatable: bool, alone: bool = False
-    ) -> Heard:
-        """The reply to a command. Raises `CommandError`; and `TypeError` for data that has no JSON form."""
+    @property
+    def closed(self) -> bool:
+        """Whether no other call is taken."""
+        return self._closed is not None
+
+    def check_open(self) -> None:
+        """Raises `CommandError` where no other call is taken."""
         if self._closed is not None:
             raise self._closed
+
+    async def call(
+        self,
+        kind: str,
+        members: dict[str, Any],
+        *,
+        seconds: float,
+        repeatable: bool,
+        alone: bool = False,
+        on_doubt: Callable[[], None] | None = None,
+    ) -> Heard:
+        """The reply to a command. Raises `CommandError`; and `TypeError` for data that has no JSON form.
+
+        ``on_doubt`` is called where the answer is not waited for any more of what may have been carried out.
+        """
+        self.check_open()
         if len(self._waiting) >= MAX_WAITING:
             raise CommandError(ErrorCode.LIMIT_EXCEEDED, f"at most {MAX_WAITING} calls wait at once")
         command_id = self._next_id()
@@ -62,8 +81,9 @@ class Calls:
                 await call.done.wait()
         finally:
             del self._waiting[command_id]
-            if self._conversation is not None:
-                self._conversation.forget(command_id)
+            unsaid = self._conversation is not None and self._conversation.forget(command_id)
+            if on_doubt is not None and call.said and not unsaid and not call.done.is_set():
+                on_doubt()
         if call.failure is not None:
             raise call.failure
         if call.reply is None:
@@ -84,6 +104,10 @@ class Calls:
         for call in self._waiting.values():
             if call.said and not call.repeatable:
                 self._fail(call, no_connection(f"the connection was lost: {why}"))
+
+    def refuse(self, why: str) -> None:
+        """Take no other call."""
+        self._closed = no_connection(why)
 
     def close(self, why: str) -> None:
         """There will be no other link."""

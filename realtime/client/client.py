@@ -4,9 +4,9 @@
 
     open_client
     |- the block     of the program
-    |- keeper        makes a connection, talks (see `realtime.client.conversation`), makes the next
-    |- refresh       while a fresh token is asked for
-    '- resumption    while topics wait that were refused for now
+    '- keeper        makes a connection, talks (see `realtime.client.conversation`), makes the next; while it talks:
+       |- tending       of topics: what is held back, and what was refused for now (see `realtime.client.topics`)
+       '- refresh       while a fresh token is asked for
 
 The keeper ends the block with `ClientFailed` when it gives up. When the block ends, it is cancelled, and closes the
 link that it has within the link's own deadline.
@@ -43,7 +43,6 @@ from realtime.client.failures import (
 from realtime.client.inbox import Inbox
 from realtime.client.reading import Messages
 from realtime.client.standing import (
-    ENDED,
     Change,
     Changes,
     ClientState,
@@ -91,7 +90,7 @@ class Client:
         next_id = itertools.count(1).__next__
         self._next_id = next_id
         self._calls = Calls(next_id)
-        self._topics = Topics(next_id, self._resume_later)
+        self._topics = Topics(next_id, partial(backoff.seconds, 1))
         self._conversation: Conversation | None = None
         self._nursery: trio.Nursery | None = None
         self._change = Change(ClientState.CONNECTING, self._choice.way.name)
@@ -99,7 +98,6 @@ class Client:
         self._failures = 0
         self._connections = 0
         self._refreshing = False
-        self._resuming = False
         #: Who the server says that we are, and the name of the connection; None while there is none.
         self.user: str | None = None
         self.connection: str | None = None
@@ -134,6 +132,7 @@ class Client:
 
     async def wait_connected(self) -> None:
         """Wait until there is a connection. Raises `CommandError` where there will be none."""
+        self._calls.check_open()
         async for change in self.changes():
             if change.state is ClientState.CONNECTED:
                 return
@@ -168,13 +167,14 @@ class Client:
         view = View.of(fields=fields, filter=filter, mode=mode, max_rate=max_rate)
         decoder = msgspec.json.Decoder(type)
         inbox = Inbox(max_messages, max_bytes, presence=presence)
-        self._check_open()
+        self._calls.check_open()
         track = self._topics.follow(topic, view, recover, inbox)
         try:
+            here = track.position if track.settled.is_set() else None
             await track.settled.wait()
             if track.refusal is not None:
                 raise track.refusal
-            yield Messages(inbox, decoder, track.position, partial(self._update, track))
+            yield Messages(inbox, decoder, here or track.began, partial(self._update, track))
         finally:
             self._topics.leave(track, inbox)
 
@@ -182,12 +182,18 @@ class Client:
         before = track.view
         track.view = view = msgspec.structs.replace(view, mode=view.mode or before.mode)
         members = {"topic": track.topic, **view.changes()}
+
+        def doubt() -> None:
+            track.given = None
+
         try:
-            await self._calls.call("update", members, seconds=seconds, repeatable=True)
-        except CommandError:
+            await self._calls.call("update", members, seconds=seconds, repeatable=True, on_doubt=doubt)
+        except BaseException:
             if track.view is view:  # nobody has changed it once more
                 track.view = before
+            self._topics.agree(track)
             raise
+        track.given = view
 
     @asynccontextmanager
     async def placed(self, *, max_messages: int = 1000, max_bytes: int = 1 << 20) -> AsyncIterator[Messages]:
@@ -196,7 +202,7 @@ class Client:
         To miss nothing enter it first of all: what comes while nobody reads is gone.
         """
         inbox = Inbox(max_messages, max_bytes)
-        self._check_open()
+        self._calls.check_open()
         self._topics.follow_placed(inbox)
         try:
             yield Messages(inbox, msgspec.json.Decoder())
@@ -241,8 +247,7 @@ class Client:
                     raise CommandError(error.code, text) from None
                 refusal = error
                 wait = RETRY_SECONDS if error.retry_after is None else error.retry_after
-                ended = self.state in ENDED
-                if error.code not in PASSING or ended or trio.current_time() + wait >= deadline:
+                if error.code not in PASSING or self._calls.closed or trio.current_time() + wait >= deadline:
                     raise
             await trio.sleep(wait)
 
@@ -307,15 +312,10 @@ class Client:
             ),
         )
 
-    def _check_open(self) -> None:
-        if self.state in ENDED:
-            raise no_connection("the client has ended")
-
     # -- the keeper ------------------------------------------------------------------------------------------
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self) -> None:
         """Keep a connection until there is no point in it. Raises `ClientFailed`, and what a token function raises."""
-        self._nursery = nursery
         reason = TokenReason.CONNECT
         unsteady, second_login = 0, False
         while True:
@@ -337,9 +337,12 @@ class Client:
                 self._failures += 1
                 if self._backoff.exhausted(self._failures):
                     raise Unreachable(ErrorCode.UNAVAILABLE, ending.why, retry_after=ending.retry_after)
-            steady = self._connections > connections and trio.current_time() - began >= STEADY_SECONDS
-            unsteady = 1 if steady else unsteady + 1
-            wait = self._backoff.seconds(unsteady, ending.retry_after)
+            if ending.at_once:
+                wait = 0.0
+            else:
+                steady = self._connections > connections and trio.current_time() - began >= STEADY_SECONDS
+                unsteady = 1 if steady else unsteady + 1
+                wait = self._backoff.seconds(unsteady, ending.retry_after)
             state = ClientState.RECONNECTING if self._connections else ClientState.CONNECTING
             self._set(Change(state, self._choice.way.name, ending.why, wait))
             await trio.sleep(wait)
@@ -378,7 +381,12 @@ class Client:
         self._calls.connected(conversation)
         self._set(Change(ClientState.CONNECTED, dialer.name))
         try:
-            return await conversation.run()
+            with lone_exceptions_bare():
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._topics.tend)
+                    ending = await conversation.run()
+                    self._nursery.cancel_scope.cancel()
+            return ending
         finally:
             self._conversation = self.connection = None
             self._topics.lost()
@@ -412,8 +420,12 @@ class Client:
         self._change = change
         self._changed.unpark_all()
 
+    def refuse(self) -> None:
+        """There will be no other connection: calls that are made from now on are refused."""
+        self._calls.refuse("the client has ended")
+
     def end(self, state: ClientState) -> None:
-        """There will be no other connection."""
+        """There will be no other connection, and nobody is left in the block."""
         self._set(Change(state, self.transport))
         self._calls.close("the client has ended")
         self._topics.close(no_connection("the client has ended"))
@@ -426,13 +438,14 @@ class Client:
             self._topics.heard(heard, cursor)
         elif self._token.has_others and not self._refreshing:
             assert self._nursery is not None
+            assert self._conversation is not None
             self._refreshing = True
             self._nursery.start_soon(self._refresh, self._conversation)
 
-    async def _refresh(self, conversation: Conversation | None) -> None:
+    async def _refresh(self, conversation: Conversation) -> None:
         """Log in anew on a live connection. Where that fails it is closed in time, and the next one tries again."""
         try:
-            while conversation is not None and conversation is self._conversation:
+            while True:
                 try:
                     token = await self._token.ask(TokenReason.EXPIRING)
                 except TokenUnavailable:
@@ -445,17 +458,6 @@ class Client:
                 return
         finally:
             self._refreshing = False
-
-    def _resume_later(self, retry_after: float | None) -> None:
-        if not self._resuming:
-            assert self._nursery is not None
-            self._resuming = True
-            self._nursery.start_soon(self._resume, self._backoff.seconds(1, retry_after))
-
-    async def _resume(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        self._resuming = False
-        self._topics.resume()
 
 
 def _failed(kind: type[ClientFailed], error: CommandError) -> ClientFailed:
@@ -492,23 +494,42 @@ async def open_client(
     """
     backoff = Backoff(first_seconds=min_delay_seconds, most_seconds=max_delay_seconds, tries=tries, random=random)
     client = Client(dialers, token, backoff, connect_timeout_seconds)
+    failure: Exception | None = None
 
-    state = ClientState.CLOSED
-
-    async def keep(nursery: trio.Nursery) -> None:
-        nonlocal state
+    async def keep() -> None:
+        nonlocal failure
         try:
-            await client.run(nursery)
-        except Exception:  # also that of a token function
-            state = ClientState.FAILED
+            with lone_exceptions_bare():
+                await client.run()
+        except Exception as error:  # also that of a token function
+            failure = error
+            client.refuse()
             raise
 
-    with lone_exceptions_bare():
+    outcome: BaseException | None = None
+    try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep, nursery)
+            nursery.start_soon(keep)
             try:
                 yield client
             finally:
                 # Not before: the block is cancelled, and nothing in it is to raise for the same cause beside that.
-                client.end(state)
+                client.end(ClientState.CLOSED if failure is None else ClientState.FAILED)
                 nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        outcome = _outcome(group, failure)
+    if outcome is not None:
+        raise outcome from outcome.__cause__
+
+
+def _outcome(group: BaseExceptionGroup, failure: Exception | None) -> BaseException:
+    """What of the exceptions that came together ends the block.
+
+    The nursery is not the program's business, but a group of the program's own is. Where the client has failed, what
+    the block raises as it is cancelled comes of that, and is the context of the failure.
+    """
+    if failure is None:
+        return group.exceptions[0] if len(group.exceptions) == 1 else group
+    # A cancellation from outside comes again at the next checkpoint; a Ctrl-C does not, and is not for us to hide.
+    _, others = group.split(lambda error: error is failure or isinstance(error, trio.Cancelled))
+    return failure if others is None or isinstance(others, Exception) else group

@@ -47,6 +47,8 @@ class Ending:
     trace_id: str | None = None
     #: The error that the server told before.
     error: Heard | None = None
+    #: Whether it was this end's will to begin anew: nothing has failed, and there is nothing to wait for.
+    at_once: bool = False
 
 
 @frozen
@@ -98,12 +100,13 @@ class Conversation:
                 self._lines.append(line)
         self._more.set()
 
-    def forget(self, command_id: int) -> None:
-        """Nobody waits for this reply any more. What was not said yet is not said."""
+    def forget(self, command_id: int) -> bool:
+        """Nobody waits for this reply any more. What was not said yet is not said: then True."""
         self._expected.pop(command_id, None)
-        self._lines = deque(line for line in self._lines if line.id != command_id)
+        before, self._lines = self._lines, deque(line for line in self._lines if line.id != command_id)
         if command_id in self._scopes:
             self._scopes[command_id].cancel()
+        return len(self._lines) < len(before)
 
     def end(self, ending: Ending) -> None:
         """End, unless it is ending for another reason already. Never waits."""

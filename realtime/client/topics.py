@@ -1,11 +1,19 @@
-"""The topics that this client follows, by name: what is asked of each link, and whom it is for what a link brings."""
+"""The topics that this client follows, by name: what is asked of each link, and whom it is for what a link brings.
+
+On a link that is not in order, messages of a subscription that was left can come after the reply to the next one of the
+same topic, and would pass for what that recovers. So a topic that was left is remembered until pings prove that nothing
+of it is under way; taken again before, with ``recover``, it is asked for on another link.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 
+import trio
+from attrs import define
 from msgspec import Raw
 
 from realtime.client.conversation import Conversation, Ending, Line
@@ -22,22 +30,37 @@ __all__ = ["Topics"]
 BATCH_COMMANDS = 1000
 #: What a batch has around its commands.
 BATCH_FRAME_BYTES = 100
-#: What may come of a topic ahead of the reply that tells where it begins; far more than there is time for.
-MAX_HELD = 10_000
+#: Pings after which nothing is under way that was sent before a command was answered. The first may itself have been
+#: sent before; the next is an interval younger, and no link lives that is late by so much.
+PROVING_PINGS = 2
+
+_OF_A_SUBSCRIPTION = ("message", "gap", "unsubscribed", *PRESENCE)
+
+
+@define(eq=False)
+class _Left:
+    """A topic that was left on this link: the pings that have yet to come, none of which counts before the answer."""
+
+    answered: bool = False
+    pings: int = PROVING_PINGS
 
 
 class Topics:
-    """See the module. ``later`` has `resume` called after a while: what it is given, or a time of its own."""
+    """See the module. ``wait`` tells for how long to leave what was refused for now, given what the server says."""
 
-    def __init__(self, next_id: Callable[[], int], later: Callable[[float | None], None]) -> None:
+    def __init__(self, next_id: Callable[[], int], wait: Callable[[float | None], float]) -> None:
         self._next_id = next_id
-        self._later = later
+        self._wait = wait
         self._tracks: dict[str, Track] = {}
         #: Of those who read what the server places us in.
         self._placed: list[Inbox] = []
         self._conversation: Conversation | None = None
         #: What was left on this link, where its messages may still come.
-        self._left: set[str] = set()
+        self._left: dict[str, _Left] = {}
+        #: Of which something is held that can be handed on.
+        self._behind: list[Track] = []
+        #: Set when there is something to tend.
+        self._stirred = trio.Event()
 
     def __iter__(self) -> Iterator[Track]:
         return iter(self._tracks.values())
@@ -61,8 +84,7 @@ class Topics:
             raise CommandError(ErrorCode.ALREADY_SUBSCRIBED, message)
         track.inboxes.append(inbox)
         if again and recover is not None and self._conversation is not None and not self._in_order:
-            # What is still under way of the subscription before could not be told from what is recovered.
-            self._conversation.end(Ending(f"{topic} is taken again"))
+            self._begin_anew(f"{topic} is taken again")
         self.resume()
         return track
 
@@ -73,15 +95,34 @@ class Topics:
             return
         del self._tracks[track.topic]
         if track.state is not State.WANTED:
-            self._unsubscribe(track)
+            left = _Left()
+            self._unsubscribe(track, left)
             if not self._in_order:
-                self._left.add(track.topic)
+                self._left[track.topic] = left
 
-    def _unsubscribe(self, track: Track) -> None:
+    def _unsubscribe(self, track: Track, left: _Left) -> None:
+        def answer(_reply: Heard) -> None:
+            left.answered = True  # whether it was still subscribed does not matter
+
         if self._conversation is not None:
             command_id = self._next_id()
             text = encode_command("unsubscribe", command_id, {"topic": track.topic})
-            self._conversation.say(Line(command_id, text, _ignore))
+            self._conversation.say(Line(command_id, text, answer))
+
+    def _begin_anew(self, why: str) -> None:
+        if self._conversation is not None:
+            self._conversation.end(Ending(why, at_once=True))
+
+    def agree(self, track: Track) -> None:
+        """Have the server show a topic in the view that it is wanted in, where it may have another one."""
+        if self._tracks.get(track.topic) is not track or track.state is State.WANTED or track.given == track.view:
+            return
+        if track.placed or not self._in_order:
+            self._begin_anew(f"the view of {track.topic} is in doubt")
+            return
+        track.in_the_way = True
+        track.drop()
+        self.resume()
 
     def follow_placed(self, inbox: Inbox) -> None:
         """Have the messages of all topics put into ``inbox`` that the server places us in, now and later."""
@@ -118,6 +159,7 @@ class Topics:
         """The link is gone."""
         self._conversation = None
         self._left.clear()
+        self._behind.clear()
         for track in list(self._tracks.values()):
             track.drop()
             if track.brought and all(reader in self._placed for reader in track.inboxes):
@@ -134,21 +176,43 @@ class Topics:
             inbox.end(error)
         self._tracks.clear()
 
+    async def tend(self) -> None:
+        """As long as there is a link: hand on what was held, and ask again for what was refused, each in its time."""
+        while True:
+            self._stirred = trio.Event()
+            while self._behind:
+                for track in list(self._behind):
+                    self._hand_on(track)
+                await trio.lowlevel.checkpoint()  # the readers take it, while the link brings more
+            self.resume()
+            due = min((track.due for track in self._tracks.values() if track.state is State.WANTED), default=math.inf)
+            with trio.move_on_at(due):
+                await self._stirred.wait()
+
+    def _hand_on(self, track: Track) -> None:
+        if track.held and track.state is State.LIVE and self._tracks.get(track.topic) is track:
+            self._take(track, track.release())
+            if track.overflowed and not track.held and self._conversation is not None:
+                self._conversation.end(Ending(f"more of {track.topic} has come than could be held"))
+        else:
+            self._behind.remove(track)
+
     def resume(self) -> None:
-        """Ask for every topic that we want and do not have, in as few messages as there can be."""
+        """Ask for every topic that we want and do not have, and may ask for, in as few messages as there can be."""
         if self._conversation is None:
             return
+        now = trio.current_time()
         most = self._conversation.most_bytes - BATCH_FRAME_BYTES
         batch: list[tuple[Track, int, bytes]] = []
         size = 0
         for track in list(self._tracks.values()):
-            if track.state is State.WANTED:
+            if track.state is State.WANTED and track.due <= now:
                 if track.in_the_way:
-                    self._unsubscribe(track)
+                    self._unsubscribe(track, _Left())
                     track.in_the_way = False
                 command_id = self._next_id()
                 text = encode_command("subscribe", command_id, track.members())
-                track.state = State.ASKED
+                track.state, track.given = State.ASKED, track.view
                 if batch and (size + len(text) >= most or len(batch) == BATCH_COMMANDS):
                     self._ask(self._conversation, batch)
                     batch, size = [], 0
@@ -177,14 +241,23 @@ class Topics:
         if self._tracks.get(track.topic) is not track or track.state is not State.ASKED:
             return  # it was left meanwhile
         if reply.type == "subscribed":
-            track.begin(reply)
+            self._begin(track, reply)
             return
         error = command_error(reply)
         if track.settled.is_set() and error.code in PASSING:
-            track.drop()
-            self._later(error.retry_after)
+            self._postpone(track, error.retry_after)
         else:
             self._end(track, error)
+
+    def _begin(self, track: Track, reply: Heard) -> None:
+        track.begin(reply)
+        if track.held and track not in self._behind:
+            self._behind.append(track)
+            self._stirred.set()
+
+    def _postpone(self, track: Track, retry_after: float | None) -> None:
+        track.drop(trio.current_time() + self._wait(retry_after))
+        self._stirred.set()
 
     # -- what comes ------------------------------------------------------------------------------------------
 
@@ -196,22 +269,29 @@ class Topics:
             self.place([heard])
         elif (track := self._tracks.get(heard.topic)) is None:
             return
-        elif heard.type in ("message", "gap", *PRESENCE):
-            # On a link in order, what comes before the reply is of a subscription that was left.
-            if track.state is State.LIVE or not self._in_order:
-                self._deliver(track, heard)
-        elif heard.type == "unsubscribed":
-            self._expel(track, heard)
+        # On a link in order, what comes before the reply is of a subscription that was left.
+        elif (
+            track.state is State.LIVE or (track.state is State.ASKED and not self._in_order)
+        ) and heard.type in _OF_A_SUBSCRIPTION:
+            self._deliver(track, heard)
 
     @property
     def _in_order(self) -> bool:
         return self._conversation is not None and self._conversation.link.ordered
 
     def _deliver(self, track: Track, heard: Heard) -> None:
-        if track.held < MAX_HELD:
+        if heard.type == "unsubscribed" and track.topic in self._left:
+            self._begin_anew(f"{track.topic} is taken again")  # which of the two is over nobody can tell
+        elif track.state is State.LIVE and not track.held:
+            self._take(track, heard)
+        else:
+            track.hold(heard)
+
+    def _take(self, track: Track, heard: Heard) -> None:
+        if heard.type == "unsubscribed":
+            self._expel(track, heard)
+        else:
             track.hear(heard)
-        elif self._conversation is not None:
-            self._conversation.end(Ending("replies do not come"))
 
     def place(self, topics: list[Heard]) -> None:
         """The server has placed us in these."""
@@ -226,7 +306,8 @@ class Topics:
                 continue
             track.placed = track.brought = True
             self._with_placed(track)
-            track.begin(told)
+            track.given = View()
+            self._begin(track, told)
 
     def _displace(self, track: Track) -> None:
         """The server does not place us here any more: who reads it by name has to ask."""
@@ -243,13 +324,10 @@ class Topics:
 
     def _expel(self, track: Track, heard: Heard) -> None:
         """The server has ended a subscription."""
-        if track.state is not State.LIVE:
-            return  # of one that was left
         if heard.resubscribe:
-            track.drop()
+            self._postpone(track, None)
             if track.placed:
                 self._displace(track)
-            self._later(None)
         else:
             error = None if heard.code is None else command_error(heard)
             if error is not None and not error.message:
@@ -262,13 +340,13 @@ class Topics:
         track.end(error)
 
     def _move(self, heard: Heard, cursor: str) -> None:
+        for topic, left in list(self._left.items()):
+            left.pings -= left.answered
+            if not left.pings:
+                del self._left[topic]
         positions = {each.topic: each.position for each in heard.positions}
         with suppress(CommandError):  # then it is no place to go by
             positions |= decode_cursor(cursor)
         for topic, position in positions.items():
             if topic in self._tracks:
                 self._tracks[topic].move(position)
-
-
-def _ignore(_reply: Heard) -> None:
-    """Whether it was still subscribed does not matter."""

@@ -7,11 +7,13 @@
        '------- link lost, or refused for now -------'
 
 The position is that of the newest message that came, and it outlives links: with it the topic is resumed. Whatever is
-not behind it is a duplicate. What a link brings before the reply that tells where it begins is held back until then.
+not behind it is a duplicate. What a link brings before the reply that tells where it begins is held back until then,
+and handed on piece by piece: a reader that is quick enough for messages as they come is not told it was too slow.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from enum import Enum, auto
 from typing import Any
@@ -28,6 +30,8 @@ __all__ = ["PRESENCE", "State", "Track"]
 
 #: What a server says of who comes and who goes.
 PRESENCE = ("join", "leave", "presence")
+#: What may be held; far more than there is time for.
+MAX_HELD = 10_000
 
 
 class State(Enum):
@@ -52,9 +56,19 @@ class Track:
         self._told: tuple[list[Inbox], Position] | None = None
         self.state = State.WANTED
         self.inboxes: list[Inbox] = []
+        #: The view that the server has on this link, as far as we know; None: we do not.
+        self.given: View | None = None
+        #: When it may be asked for, by trio's clock.
+        self.due = -math.inf
         #: Where the next subscription begins. A `Last` stays until its first message has come.
         self._recover = recover
+        #: What lies right before that message, once the server has told what there is: from there on nothing is lost.
+        self._floor: Position | None = None
+        #: Where it was when the server had told where it begins, and nothing had been handed on.
+        self.began: Position | None = None
         self._held: deque[Heard] = deque()
+        #: Whether more has come than could be held: that is to be had on another link, behind what is held.
+        self.overflowed = False
         self._epoch = ""
         #: Set once the server has taken the first subscription, or it is over: then with a `refusal`.
         self.settled = trio.Event()
@@ -70,7 +84,7 @@ class Track:
 
     @property
     def held(self) -> int:
-        """What has come ahead of the reply that tells where it begins."""
+        """How much has come that is not handed on yet: ahead of the reply that tells where it begins, and behind it."""
         return len(self._held)
 
     @property
@@ -83,7 +97,7 @@ class Track:
         self.in_the_way, self.placed = self.state is State.LIVE, False
         if self.position is not None:
             self._told = list(self.inboxes), self.position
-        self.view, self._recover = view, recover
+        self.view, self._recover, self._floor = view, recover, None
         self.settled = trio.Event()
         self.drop()
 
@@ -103,13 +117,24 @@ class Track:
         if reply.recovered in ("full", "latest"):
             if known is None and not reply.replayed:
                 self._recover = here
+            elif known is None:
+                self._floor = Position(here.epoch, max(0, here.offset - reply.replayed))
         else:
             self._recover = here
             if known is not None:
                 self._miss(known, here, reply.why)
+        self.began = self.position
         self.settled.set()
-        while self._held:
-            self.hear(self._held.popleft())
+
+    def hold(self, heard: Heard) -> None:
+        """Keep something back that has come, in its place behind what is held already, while there is room for it."""
+        self.overflowed = self.overflowed or len(self._held) >= MAX_HELD
+        if not self.overflowed:
+            self._held.append(heard)
+
+    def release(self) -> Heard:
+        """The oldest of what is held."""
+        return self._held.popleft()
 
     def _miss(self, known: Position, here: Position, why: str | None) -> None:
         """What lies between the two is not to be had."""
@@ -122,9 +147,7 @@ class Track:
 
     def hear(self, heard: Heard) -> None:
         """A message or a gap of this topic."""
-        if self.state is not State.LIVE:
-            self._held.append(heard)
-        elif heard.type in PRESENCE:
+        if heard.type in PRESENCE:
             self._tell(heard)
         elif heard.type == "gap":
             self._lose(Lost(self.topic, heard.first, heard.last, heard.count, heard.reason))
@@ -157,15 +180,19 @@ class Track:
 
     def move(self, position: Position) -> None:
         """Everything up to there has been sent, as far as it is for us."""
-        if self.state is not State.LIVE or position.epoch != self._epoch:
+        if self.state is not State.LIVE or self._held or position.epoch != self._epoch:
             return
         if (known := self.position) is None or known.offset < position.offset:
             self._recover = position
 
-    def drop(self) -> None:
-        """The link is lost, or the subscription ended for a while: it is to be resumed."""
-        self.state = State.WANTED
+    def drop(self, due: float = -math.inf) -> None:
+        """The link is lost, or the subscription ended for a while: it is to be resumed, not before ``due``."""
+        self.state, self.due = State.WANTED, due
+        if self.position is None and self._floor is not None:
+            self._recover = self._floor  # the newest are others by then
+        self._floor = None
         self._held.clear()
+        self.overflowed = False
 
     def end(self, error: RealtimeError | None) -> None:
         """It is over: the readers are told."""

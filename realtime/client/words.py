@@ -9,12 +9,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from realtime.history import Position
+from realtime.link import retry_seconds
 from realtime.presence import Member
 
 __all__ = ["Heard", "Last", "Presence", "View", "encode_command", "hear"]
 
 
-class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
+class Heard(Struct, frozen=True, rename={"first": "from", "last": "to", "told_retry_after": "retry_after"}):
     """A push or a reply. Which members there are depends on ``type``; see the page of the protocol."""
 
     #: Empty in the parts of others, as in ``topics`` and ``positions``.
@@ -36,7 +37,7 @@ class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
     replayed: int = 0
     code: str | int | None = None
     message: str = ""
-    retry_after: float | None = None
+    told_retry_after: float | None = None
     trace_id: str | None = None
     reconnect: bool = True
     resubscribe: bool = False
@@ -59,6 +60,11 @@ class Heard(Struct, frozen=True, rename={"first": "from", "last": "to"}):
     def position(self) -> Position:
         """The place that is told."""
         return Position(self.epoch, self.offset)
+
+    @property
+    def retry_after(self) -> float | None:
+        """When to try again, in seconds."""
+        return retry_seconds(self.told_retry_after)
 
 
 class Presence(Struct, frozen=True):

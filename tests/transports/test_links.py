@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ import trustme
 
 from realtime import CommandError, ConfigurationError, ErrorCode, Identity, Lost
 from realtime.client import Client, Last, LoginRefused, SentAway, Unreachable, connect
+from realtime.link import LinkRefused
 from realtime.server import Server
 from tests.peers import DEADLINE_SECONDS, eventually
 from tests.transports.conftest import running
+from transports.links.address import Address, refusal
 
 BOTH = pytest.mark.parametrize("way", ["websocket", "sse"])
 HASTY: dict[str, Any] = {"min_delay_seconds": 0.02, "max_delay_seconds": 0.1}
@@ -273,10 +276,60 @@ async def test_operator_who_disconnects_ends_the_block(server: Server, way: str)
         assert raised.value.close_code == 4003
 
 
-@pytest.mark.parametrize("url", ["ws://x", "x", "http://", "http://x:y", "http://x/?q=1", "http://u:p@x", "http://[x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://x",
+        "x",
+        "http://",
+        "http://x:y",
+        "http://x/?q=1",
+        "http://u:p@x",
+        "http://[x",
+        "http://a..b",
+        "http://a b",
+        "http://" + "a" * 64 + ".example",
+        "http://x/\ud800",
+    ],
+)
 def test_url_that_cannot_be_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="url must be"):
         connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "prefix"),
+    [
+        ("http://bücher.example/é/%C3%A9 x/", "xn--bcher-kva.example", "/%C3%A9/%C3%A9%20x"),
+        ("http://my_host-1.example.", "my_host-1.example.", ""),
+        ("http://[::1]/a:b@c", "::1", "/a:b@c"),
+    ],
+)
+def test_url_is_written_as_requests_have_it(url: str, host: str, prefix: str) -> None:
+    address = Address.of(url, None)
+    assert (address.host, address.prefix) == (host, prefix)
+
+
+@BOTH
+async def test_path_of_other_than_ascii_is_asked_for(server: Server, way: str) -> None:
+    with pytest.raises(SentAway, match="nothing at this path"):
+        async with client_of(f"{server.url}/é", transports=[way]):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("headers", "told", "seconds"),
+    [
+        ({"retry-after": "9" * 400}, "", 86_400),
+        ({}, ',"retry_after":-5', 0),
+        ({"retry-after": "9"}, ',"retry_after":1e300', 86_400),
+        ({"retry-after": "9"}, "", 9),
+    ],
+)
+def test_refusal_names_a_time_that_can_be_waited_for(headers: dict[str, str], told: str, seconds: float) -> None:
+    refused = refusal(503, headers, f'{{"type":"error","code":"UNAVAILABLE"{told}}}'.encode())
+    assert isinstance(refused, LinkRefused)
+    assert refused.error.retry_after == seconds
 
 
 @pytest.mark.parametrize("transports", [[], ["poll"]])
@@ -291,6 +344,15 @@ async def _answer(near: trio.SocketStream, reply: Callable[[bytes], bytes]) -> N
         head += await near.receive_some()
     await near.send_all(reply(head))
     await near.aclose()
+
+
+@asynccontextmanager
+async def answering(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
+    """The URL of a server that is none of ours."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -310,11 +372,82 @@ async def _answer(near: trio.SocketStream, reply: Callable[[bytes], bytes]) -> N
     ],
 )
 async def test_answer_that_is_none_of_ours_is_told(answer: bytes, why: str) -> None:
-    async with trio.open_nursery() as nursery:
-        serve = partial(trio.serve_tcp, lambda near: _answer(near, lambda _head: answer), 0, host="127.0.0.1")
-        listeners = await nursery.start(serve)
-        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    async with answering(lambda near: _answer(near, lambda _head: answer)) as url:
         with pytest.raises(Unreachable, match=why):
             async with connect(url, transports=["sse"], tries=1, **HASTY):
                 await trio.sleep(DEADLINE_SECONDS)
-        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_on_the_way_is_invited_to_compress_events() -> None:
+    """They are read as they come, and so is a refusal."""
+
+    def reply(head: bytes) -> bytes:
+        body, encoding = b'{"type":"error","code":"AUTH_FAILED","message":"not you"}', b""
+        if b"gzip" in head:
+            body, encoding = gzip.compress(body), b"Content-Encoding: gzip\r\n"
+        return b"HTTP/1.1 401 Unauthorized\r\n%sContent-Length: %d\r\n\r\n%s" % (encoding, len(body), body)
+
+    async with answering(lambda near: _answer(near, reply)) as url:
+        with pytest.raises(LoginRefused, match="not you"):
+            async with connect(url, transports=["sse"], tries=1, **HASTY):
+                await trio.sleep(DEADLINE_SECONDS)
+
+
+_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: welcome\ndata: "
+_DEEP = b"[" * 5000 + b"]" * 5000
+
+
+@pytest.mark.parametrize(
+    ("welcome", "why"),
+    [
+        (
+            b'{"type":"welcome","connection":"c","secret":"s","limits":{"max_message_bytes":999}}',
+            "answered with status",
+        ),
+        (b'{"type":"welcome","connection":"c","secret":"s","more":%s}' % _DEEP, "no stream of ours"),
+    ],
+)
+async def test_json_without_a_bottom_ends_the_link_and_not_the_block(welcome: bytes, why: str) -> None:
+    async def handle(near: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            if (await near.receive_some()).startswith(b"POST"):
+                body = b'{"type":"published","id":1,"data":%s}' % _DEEP
+                await near.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            else:
+                await near.send_all(_STREAM + welcome + b"\n\n")
+                await trio.sleep_forever()
+
+    async with answering(handle) as url, connect(url, transports=["sse"], **HASTY) as client:
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.publish, "room:a", 1)
+                async for change in client.changes():
+                    if change.why:
+                        assert why in change.why
+                        break
+                nursery.cancel_scope.cancel()
+
+
+async def test_refusal_of_an_upgrade_that_has_no_end_is_not_kept() -> None:
+    async def handle(near: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await near.receive_some()
+            await near.send_all(b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                await near.send_all(b"ffff\r\n%s\r\n" % (b"x" * 0xFFFF))
+
+    async with answering(handle) as url:
+        with pytest.raises(Unreachable, match="does not come to an end"), trio.fail_after(DEADLINE_SECONDS):
+            async with connect(url, transports=["websocket"], tries=1, **HASTY):
+                await trio.sleep_forever()
+
+
+@BOTH
+async def test_prompt_reader_has_all_that_is_recovered(way: str) -> None:
+    """Far more than may wait to be read, and in few pieces."""
+    async with running(recover_limit=3000, kinds={"room": {"history_messages": 3000}}) as server:
+        for number in range(3000):
+            await server.publish("room:a", number)
+        async with client_of(server.url, transports=[way]) as client:
+            async with client.subscribe("room:a", recover=Last(3000)) as messages:
+                assert await take(messages, 3000) == list(range(3000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,7 +12,7 @@ import msgspec
 from attrs import frozen
 
 from realtime.errors import CommandError, ConfigurationError, ErrorCode
-from realtime.link import Credentials, LinkBlocked, LinkRefused
+from realtime.link import Credentials, LinkBlocked, LinkRefused, retry_seconds
 from transports.retrying import retry_after
 
 __all__ = ["MAX_MESSAGE_BYTES", "Address", "authorization", "refusal"]
@@ -25,6 +26,9 @@ _OUTAGES = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
+#: What may stand in a path as it is; what is quoted already stays so.
+_PATH_SIGNS = "/%:@!$&'()*+,;=~"
+_HOST = re.compile(r"[A-Za-z0-9._~%:-]+")
 
 
 class _Told(msgspec.Struct, tag_field="type", tag="error"):
@@ -42,7 +46,7 @@ class Address:
 
     host: str
     port: int
-    #: What stands before all paths; without a slash at its end.
+    #: What stands before all paths, as it is written in a request; without a slash at its end.
     prefix: str
     #: None: without TLS.
     tls: ssl.SSLContext | None
@@ -52,10 +56,10 @@ class Address:
         """Raises `ConfigurationError`."""
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
-            parts = urlsplit("")
+            host, port = _ascii_host(parts.hostname or ""), parts.port
+            prefix = quote(parts.path.rstrip("/"), safe=_PATH_SIGNS)
+        except ValueError:  # also that of a name which has no ASCII form, or of half a surrogate pair
+            parts, host, port, prefix = urlsplit(""), "", None, ""
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
             raise ConfigurationError(
                 "url must be that of a server, as in https://rt.example.com or http://127.0.0.1:8000"
@@ -63,7 +67,7 @@ class Address:
         tls = None
         if parts.scheme == "https":
             tls = ssl_context or ssl.create_default_context()
-        return cls(host, port or (443 if tls else 80), parts.path.rstrip("/"), tls)
+        return cls(host, port or (443 if tls else 80), prefix, tls)
 
     @property
     def authority(self) -> str:
@@ -75,6 +79,14 @@ class Address:
         """A path on the server, with the cursor."""
         query = f"?cursor={quote(credentials.cursor, safe='')}" if credentials.cursor else ""
         return f"{self.prefix}{path}{query}"
+
+
+def _ascii_host(name: str) -> str:
+    """A host as it is looked up and written in a request. Raises `ValueError`."""
+    host = name if ":" in name else name.encode("idna").decode()
+    if not _HOST.fullmatch(host):
+        raise ValueError("no name of a host")
+    return host
 
 
 def authorization(credentials: Credentials) -> dict[str, str]:
@@ -91,13 +103,15 @@ def authorization(credentials: Credentials) -> dict[str, str]:
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> LinkBlocked | LinkRefused:
     """What an answer means that is not the one which was hoped for; ``headers`` with names in lower case."""
-    wait = retry_after(headers)
+    wait = retry_seconds(retry_after(headers))
     try:
         told = msgspec.json.decode(body, type=_Told)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if status in _OUTAGES:
             return LinkRefused(CommandError(ErrorCode.UNAVAILABLE, f"answered with status {status}", retry_after=wait))
         return LinkBlocked(f"answered with status {status}")
-    error = CommandError(told.code, told.message, retry_after=wait if told.retry_after is None else told.retry_after)
+    if told.retry_after is not None:
+        wait = retry_seconds(told.retry_after)
+    error = CommandError(told.code, told.message, retry_after=wait)
     error.trace_id = told.trace_id
     return LinkRefused(error, login=status == HTTPStatus.UNAUTHORIZED)

@@ -29,8 +29,8 @@ class EventStream:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._type = ""
-        self._data: list[bytes] = []
-        self._size = 0
+        #: Each line with its end: so an empty one takes its place as well.
+        self._data = bytearray()
         self._id = ""
 
     def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
@@ -43,19 +43,18 @@ class EventStream:
             if line:
                 self._take(line)
             elif self._data:
-                yield ServerEvent(self._type or "message", b"\n".join(self._data), self._id)
+                yield ServerEvent(self._type or "message", bytes(self._data[:-1]), self._id)
             if not line:
-                self._type, self._data, self._size = "", [], 0
+                self._type, self._data = "", bytearray()
         del self._buffer[:start]
-        if len(self._buffer) + self._size > self._max_bytes:
+        if len(self._buffer) + len(self._data) > self._max_bytes:
             raise ValueError("an event that is too long")
 
     def _take(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
-            self._size += len(value)
+            self._data += value + b"\n"
         elif name == b"event":
             self._type = value.decode(errors="replace")
         elif name == b"id" and b"\0" not in value:

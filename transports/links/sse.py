@@ -47,6 +47,8 @@ class SseLink:
 
     async def receive(self) -> Said:
         """See `realtime.link.Link`."""
+        if self._events:
+            await trio.lowlevel.checkpoint()  # a chunk has many, and who reads them is to have a turn between two
         while not self._events:
             try:
                 chunk = await anext(self._chunks)
@@ -58,7 +60,7 @@ class SseLink:
                     self._events.append(Said(event.data, cursor))
             except (StopAsyncIteration, httpx.HTTPError):
                 raise LinkEnded("the stream has ended") from None
-            except (msgspec.DecodeError, ValueError) as error:
+            except (msgspec.DecodeError, RecursionError, ValueError) as error:
                 raise LinkEnded(f"what came is no stream of ours: {error}") from None
         return self._events.popleft()
 
@@ -75,7 +77,7 @@ class SseLink:
             raise LinkEnded(f"a command was not answered: {type(error).__name__}") from None
         try:
             reply = msgspec.json.decode(response.content, type=_Reply)
-        except (msgspec.DecodeError, ValueError):  # somebody on the way has answered
+        except (msgspec.DecodeError, RecursionError, ValueError):  # somebody on the way has answered
             raise LinkEnded(f"a command was answered with status {response.status_code}") from None
         if reply.code == ErrorCode.CONNECTION_NOT_FOUND:
             raise LinkEnded("the server does not know the connection any more")
@@ -94,7 +96,8 @@ class SseDialer:
     async def open(self, credentials: Credentials) -> AsyncIterator[SseLink]:
         """See `realtime.link.Dialer`."""
         address = self._address
-        headers = authorization(credentials)
+        # The stream and a refusal are read as they come, and somebody on the way might compress what may be compressed.
+        headers = {**authorization(credentials), "Accept-Encoding": "identity"}
         base = f"{'https' if address.tls else 'http'}://{address.authority}"
         # No timeouts of httpx's: who uses the link has some of its own. Nothing of the environment: its proxies would
         # be taken here and not by WebSocket, and its .netrc might show a password in place of the token.

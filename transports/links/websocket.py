@@ -19,6 +19,8 @@ __all__ = ["WebSocketDialer"]
 
 #: How long the goodbye may take.
 CLOSE_SECONDS = 1.0
+#: More than any headers, and whatever may be read together with them.
+MAX_HANDSHAKE_BYTES = 256 * 1024
 _CLOSE_FRAME_FIRST_BYTE = 0x88
 
 # It logs each event of each connection at debug level, and pays for finding out that nobody listens.
@@ -28,6 +30,7 @@ logging.getLogger("trio-websocket").setLevel(logging.WARNING)
 class _Watched(trio.abc.Stream):
     """A stream that tells of its end: during a handshake trio-websocket does not, and waits for ever.
 
+    And of a handshake without an end, as of a refusal whose body goes on and on: trio-websocket would keep all of it.
     And of the close frame: once cancelled, trio-websocket does not hear the answer to that, and waits for it. The
     stream itself stays open, for its owner to close.
     """
@@ -36,6 +39,8 @@ class _Watched(trio.abc.Stream):
         self._stream = stream
         self._on_end = on_end
         self.on_goodbye = on_end
+        #: What may still come of the handshake; None once it is over.
+        self.handshake_bytes: int | None = MAX_HANDSHAKE_BYTES
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:
@@ -43,9 +48,16 @@ class _Watched(trio.abc.Stream):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._on_end()
             raise
-        if not data:
+        if self.handshake_bytes is not None:
+            self.handshake_bytes -= len(data)
+        if not data or self.endless:
             self._on_end()
         return data
+
+    @property
+    def endless(self) -> bool:
+        """Whether the handshake was longer than any."""
+        return self.handshake_bytes is not None and self.handshake_bytes < 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
@@ -158,7 +170,10 @@ class WebSocketDialer:
                 max_message_size=MAX_MESSAGE_BYTES,
                 receive_buffer_size=1 << 16,
             )
+            watched.handshake_bytes = None
             return watched, connection
+        if watched.endless:
+            raise LinkBlocked("what answers does not come to an end")
         raise LinkEnded("the connection ended during the handshake")
 
 

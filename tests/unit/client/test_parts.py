@@ -103,7 +103,7 @@ def test_events_are_the_same_however_the_bytes_are_cut(cuts):
     assert events == [("ping", b"{}", "1"), ("message", b"a\n b", "1"), ("message", b"", "1")]
 
 
-@pytest.mark.parametrize("chunk", [b"x" * 20, b"data: 1234567890\n"])
+@pytest.mark.parametrize("chunk", [b"x" * 20, b"data: 1234567890\n", b"data\n" * 10])
 def test_event_that_is_too_long_is_refused(chunk):
     stream = EventStream(25)
     with pytest.raises(ValueError, match="too long"):
