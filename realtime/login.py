@@ -64,7 +64,8 @@ class Login:
     async def _ask(self, token: str, carrier: Carrier) -> Identity:
         authenticate: Callable[..., Any] | None = self._authenticate
         if authenticate is None:
-            raise CommandError(ErrorCode.AUTH_FAILED, "this server takes no tokens")
+            no_key = "this is no API key of this server, and it" if carrier in _OF_KEYS else "this server"
+            raise CommandError(ErrorCode.AUTH_FAILED, f"{no_key} takes no tokens")
         identity: Identity | None = None
         try:
             with trio.move_on_after(self._timeout) as scope:

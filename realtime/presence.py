@@ -61,7 +61,11 @@ class MembersPage(msgspec.Struct, frozen=True):
 
 @frozen
 class PresenceStatistics:
-    """Members now, and the joins and leaves that were told, one by one or as counts."""
+    """Members now, and the joins and leaves that were told, one by one or as counts.
+
+    They need not add up at a moment: a change is told a little later, or never where it was undone by then; and one
+    whose connection was lost is a member for as long as its kind has it linger.
+    """
 
     topics: int
     members: int

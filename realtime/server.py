@@ -162,7 +162,8 @@ def _listen(settings: Settings) -> trio.socket.SocketType:
         listening.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
-        hint = "; choose another port" if isinstance(error, OSError) and error.errno == errno.EADDRINUSE else ""
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "; choose another one with --port, REALTIME_PORT or the setting `port`" if taken else ""
         raise ConfigurationError(
             f"host = {settings.host!r}, port = {settings.port}: cannot listen: {error}{hint}"
         ) from None

@@ -40,7 +40,15 @@ from transports.events import (
 )
 from transports.exchanges import answer_command, answer_poll, answer_state, answer_to
 from transports.proxies import Peer, TrustedProxies
-from transports.responses import error_body, error_headers, status_of
+from transports.responses import (
+    UPGRADE_HEADERS,
+    UPGRADE_STATUS,
+    as_line,
+    error_body,
+    error_headers,
+    status_of,
+    upgrade_required,
+)
 
 __all__ = ["make_blueprint"]
 
@@ -63,15 +71,23 @@ def make_blueprint(engine: Engine, *, url_prefix: str | None = None) -> Blueprin
         asking = f"{endpoint}_preflight"
         blueprint.add_url_rule(rule, asking, serve.preflight, methods=["OPTIONS"], provide_automatic_options=False)
 
-    blueprint.add_websocket("/ws", "websocket", serve.websocket)
+    others = {_rule(route) for route in engine.routes if route.transport is not Transport.WEBSOCKET}
+
+    def add_websocket(rule: str, endpoint: str, view: Callable[..., Awaitable[Response | None]]) -> None:
+        blueprint.add_websocket(rule, endpoint, view)
+        if rule not in others:
+            asked = f"{endpoint}_without_upgrade"
+            blueprint.add_url_rule(rule, asked, _upgrade_required, methods=["GET"], provide_automatic_options=False)
+
+    add_websocket("/ws", "websocket", serve.websocket)
     add("/sse", "sse", serve.sse)
     add("/sse/<connection_id>", "command", serve.command, "POST")
     add("/poll", "poll", serve.poll)
     for number, route in enumerate(engine.routes):
-        rule = route.path.replace("{", "<").replace("}", ">")
+        rule = _rule(route)
         match route.transport:
             case Transport.WEBSOCKET:
-                blueprint.add_websocket(rule, f"route_{number}", partial(serve.websocket, route))
+                add_websocket(rule, f"route_{number}", partial(serve.websocket, route))
             case Transport.SSE:
                 add(rule, f"route_{number}", partial(serve.sse, route))
             case Transport.STATE:
@@ -219,7 +235,12 @@ class _Endpoints:
             origin = allowed_origin(self._engine, HeaderMap(request.headers), seen)
         except CommandError as error:
             return self._refused("origin", seen, error)
-        return Response("{}", content_type="application/json", headers=preflight_headers(origin))
+        return Response(as_line(b"{}"), content_type="application/json", headers=preflight_headers(origin))
+
+
+def _rule(route: Route) -> str:
+    """A path as Quart writes it."""
+    return route.path.replace("{", "<").replace("}", ">")
 
 
 def _binding(route: Route | None, members: dict[str, str]) -> Binding | None:
@@ -258,6 +279,12 @@ async def _run_event_stream(
             await connection.run(wishes)
     except CommandError as error:
         task_status.started(error)
+
+
+async def _upgrade_required(**_members: str) -> Response:
+    return Response(
+        error_body(upgrade_required()), UPGRADE_STATUS, content_type="application/json", headers=UPGRADE_HEADERS
+    )
 
 
 def _error(error: CommandError, headers: dict[str, str] | None = None) -> Response:

@@ -41,6 +41,7 @@ from transports.polling import parse_poll
 from transports.proxies import Peer
 from transports.responses import (
     STATUS,
+    as_line,
     error_body,
     error_headers,
     error_response,
@@ -90,7 +91,8 @@ async def answer_to(engine: Engine, head: Head, peer: Peer, path: str, work: Wor
             status = STATUS[body["code"]]
             if body.get("retry_after") is not None:
                 headers.update(retry_header(body["retry_after"]))
-        return Answer(status, encode(body) if isinstance(body, dict) else msgspec.json.encode(body), headers)
+        text = encode(body) if isinstance(body, dict) else msgspec.json.encode(body)
+        return Answer(status, as_line(text), headers)
     except CommandError as error:
         if error.code in OFFENCES:
             engine.turn_away("sse_command" if path.startswith("/sse/") else "request", peer.address, error)
@@ -199,7 +201,7 @@ async def preflight_request(engine: Engine, stream: Stream, request: Request, pe
         await stream.send_all(error_response(error))
         return False
     keep_alive = request.keep_alive and request.length == 0
-    await stream.send(json_response(200, b"{}", keep_alive=keep_alive, headers=preflight_headers(origin)))
+    await stream.send(json_response(200, {}, keep_alive=keep_alive, headers=preflight_headers(origin)))
     return keep_alive
 
 

@@ -11,7 +11,19 @@ import msgspec
 from realtime.errors import CommandError, ErrorCode
 from realtime.messages import encode
 
-__all__ = ["STATUS", "error_body", "error_headers", "error_response", "json_response", "retry_header", "status_of"]
+__all__ = [
+    "STATUS",
+    "UPGRADE_HEADERS",
+    "UPGRADE_STATUS",
+    "as_line",
+    "error_body",
+    "error_headers",
+    "error_response",
+    "json_response",
+    "retry_header",
+    "status_of",
+    "upgrade_required",
+]
 
 #: The HTTP status for each error code.
 STATUS = {
@@ -37,11 +49,18 @@ STATUS = {
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.TIMEOUT: 504,
 }
+UPGRADE_STATUS = HTTPStatus.UPGRADE_REQUIRED
+UPGRADE_HEADERS = {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
+def as_line(text: bytes) -> bytes:
+    """JSON text as a whole body: it ends as a line does, so that no prompt sticks to what curl has printed."""
+    return text + b"\n"
 
 
 def json_response(status: int, body: Any, *, keep_alive: bool = False, headers: dict[str, str] | None = None) -> bytes:
-    """The bytes of a response with a JSON body."""
-    text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    """The bytes of a response with a JSON body; bytes are one already."""
+    text = body if isinstance(body, bytes) else as_line(msgspec.json.encode(body))
     extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
@@ -58,15 +77,20 @@ def status_of(error: CommandError) -> int:
 
 def error_body(error: CommandError, trace_id: str | None = None) -> bytes:
     """The JSON text that tells an error, in the same shape as on every other transport."""
-    return encode(
-        {
-            "type": "error",
-            "code": error.code,
-            "message": error.message,
-            "retry_after": error.retry_after,
-            "trace_id": trace_id,
-        }
-    )
+    told = {
+        "type": "error",
+        "code": error.code,
+        "message": error.message,
+        "retry_after": error.retry_after,
+        "trace_id": trace_id,
+    }
+    return as_line(encode(told))
+
+
+def upgrade_required() -> CommandError:
+    """What who does not ask for a WebSocket is told where there is one; with `UPGRADE_STATUS` and `UPGRADE_HEADERS`."""
+    missing = "this path is for WebSocket, and the request has no `Upgrade`: does a proxy in between leave it out?"
+    return CommandError(ErrorCode.BAD_REQUEST, missing)
 
 
 def retry_header(seconds: float) -> dict[str, str]:

@@ -44,8 +44,12 @@ export class RealtimeError extends Error {
 
 /** Why a token is wanted: for a connection, before the last expires, or after it was refused with this code. */
 export type TokenReason = "connect" | "expiring" | "TOKEN_EXPIRED" | "AUTH_FAILED" | "AUTH_REQUIRED";
-/** Gives a token or a ticket; null is nobody. What it throws counts as a failed try. It bounds its own time. */
-export type TokenFunction = (why: { reason: TokenReason }) => string | null | Promise<string | null>;
+/**
+ * Gives a token or a ticket; null (or "", or nothing) is nobody, and where nobody is refused the client has failed.
+ * What it throws counts as a failed try. It bounds its own time.
+ */
+export type TokenFunction = (why: { reason: TokenReason }) => MaybeToken | Promise<MaybeToken>;
+type MaybeToken = string | null | undefined;
 
 export interface Options {
 	/** Sent in the first message of a WebSocket, else in a header; never in a URL. */
@@ -145,13 +149,17 @@ export interface View {
 export interface SubscribeOptions extends View {
 	fields?: string[];
 	maxRate?: number;
-	/** Where to begin; afterwards the subscription goes on from its own position. */
+	/**
+	 * Where to begin; afterwards the subscription goes on from its own position. By event stream, a topic that was left
+	 * and is wanted from somewhere again cuts the connection for a new one, and requests under way fail.
+	 */
 	recover?: { last: number } | Position | { cursor: string };
 	/** What may wait for `for await`, at least 1; what goes beyond becomes a gap. */
 	queue?: number;
 }
 
 export interface CallOptions {
+	/** 10,000 where nothing is said; Infinity is for ever. */
 	timeout?: number;
 	signal?: AbortSignal;
 }
@@ -227,13 +235,20 @@ export interface ClientEvents {
 /** Stops listening. */
 export type Off = () => void;
 
+/**
+ * In a loop it gives what is kept and what comes. Where an iterator is used by hand, its `return()` and `throw()` wait
+ * for the `next()` that is under way; `unsubscribe()` ends that at once.
+ */
 export interface Subscription<T = any> extends AsyncIterable<Message<T> | Gap> {
 	readonly topic: string;
 	readonly position: Position | undefined;
-	/** Once the server has answered. It need not be caught. */
+	/**
+	 * The server's first answer; it need not be caught. Rejects with undefined where it was left before. Of a client that
+	 * had failed it stays rejected: after `reconnect()` the event "subscribed" tells.
+	 */
 	readonly ready: Promise<Subscribed>;
 	on<E extends keyof SubscriptionEvents<T>>(event: E, listener: (value: SubscriptionEvents<T>[E]) => unknown): Off;
-	/** Change the view, for all who share this subscription. What is left out stays; null takes away. */
+	/** Change the view, for all who share this subscription; a refusal changes nothing. Left out stays, null takes away. */
 	update(changes: View): Promise<void>;
 	members(options?: PageOptions & { after?: string }): Promise<MembersPage>;
 	history(options?: PageOptions & { after?: Position }): Promise<HistoryPage<T>>;

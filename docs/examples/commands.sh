@@ -8,7 +8,6 @@ secret=$(sed -n 's/.*"secret":"\([^"]*\)".*/\1/p' "$stream" | head -1)
 
 send() {
   curl -s "http://127.0.0.1:8000/sse/$connection" -H "X-Connection-Secret: $secret" -d "$1"
-  echo
 }
 
 send '{"type": "subscribe", "id": 1, "topic": "room:annex"}'

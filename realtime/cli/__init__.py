@@ -1,7 +1,7 @@
 """The command ``realtime``.
 
-Each module has a group of commands; `realtime.cli.ending` says how they end, `realtime.cli.output` how they print, and
-`realtime.cli.remote` where the server is that they talk to.
+Each module has a group of commands; `realtime.cli.ending` says how they end, `realtime.cli.output` how they print,
+`realtime.cli.given` what they take, and `realtime.cli.remote` where the server is that they talk to.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import ClassVar
 
@@ -15,13 +15,12 @@ import trio
 from realtime.engine import lone_exceptions_bare
 from realtime.errors import ErrorCode
 
-__all__ = ["Exit", "Failure", "NoConnection", "run", "silence_stdout", "tell"]
+__all__ = ["Exit", "Failure", "NoConnection", "first_of", "leaves", "run", "silence_stdout", "tell"]
 
 _LOG_IN = "set REALTIME_TOKEN or REALTIME_KEY"
 #: What to do about a refusal, where there is something that can be done here.
 _HINTS: dict[str, str] = {
     ErrorCode.AUTH_REQUIRED: _LOG_IN,
-    ErrorCode.AUTH_FAILED: "is it for this server? see REALTIME_TOKEN and REALTIME_KEY",
     ErrorCode.TOKEN_EXPIRED: "get a new one; `realtime token` makes one for development",
     ErrorCode.PERMISSION_DENIED: "`realtime check-access` shows which rule decides, given the server's configuration",
     ErrorCode.INVALID_TOPIC: "a topic is kind:name, as room:lobby",
@@ -43,7 +42,9 @@ class Failure(click.ClickException):
 
     exit_code: ClassVar[int] = Exit.FAILED
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None, place: int = 0) -> None:
+        #: Of failures that come at once the one with the lowest place is told.
+        self.place = place
         hint = hint or _HINTS.get(code or "")
         super().__init__("".join((f"{code}: " if code else "", message, f" ({hint})" if hint else "")))
 
@@ -69,8 +70,17 @@ def tell(text: str) -> None:
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    """Do it in a loop of its own. At SIGINT or SIGTERM it is cancelled, and the process ends with the code for that."""
-    received = trio.run(_until_signalled, work)
+    """Do it in a loop of its own. At SIGINT or SIGTERM it is cancelled, and the process ends with the code for that.
+
+    Raises `Failure`; of several at once one, as there is one line to say why.
+    """
+    try:
+        received = trio.run(_until_signalled, work)
+    except BaseExceptionGroup as group:
+        failures = [leaf for leaf in leaves(group) if isinstance(leaf, Failure)]
+        if len(failures) < len(list(leaves(group))):
+            raise  # a bug, which is not to be hidden by what else went wrong
+        raise first_of(failures) from None
     if received is not None:
         sys.exit(128 + received)
 
@@ -94,8 +104,23 @@ async def _until_signalled(work: Callable[[], Awaitable[None]]) -> signal.Signal
     return received
 
 
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, however deep; another one by itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error
+
+
+def first_of(failures: Iterable[Failure]) -> Failure:
+    """The one to tell, whatever the order in which they came about."""
+    # What the server refuses says more than that it was lost then.
+    return min(failures, key=lambda failure: (isinstance(failure, NoConnection), failure.place, failure.message))
+
+
 def silence_stdout() -> None:
-    """What is still to be flushed goes nowhere, so that Python does not complain of a closed pipe at its end."""
+    """What is still to be flushed goes nowhere: else Python complains of a closed pipe or a full disk at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -17,7 +17,8 @@ from joserfc.jwk import OctKey
 from realtime.api_keys import new_key
 from realtime.auth import Identity, Right, Verb
 from realtime.cli.ending import Failure, tell
-from realtime.cli.output import put_json
+from realtime.cli.given import UTF8
+from realtime.cli.printing import put_json, say
 from realtime.cli.review import review
 from realtime.config import Settings, load_policy, load_settings
 from realtime.errors import CommandError, ConfigurationError
@@ -28,8 +29,10 @@ __all__ = ["check_access", "check_config", "create_key", "create_token"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_ROLES = click.option("--role", "roles", multiple=True, help="May be given several times.")
-_CLAIMS = click.option("--claim", "claims", multiple=True, metavar="NAME=JSON", help="May be given several times.")
+_ROLES = click.option("--role", "roles", multiple=True, type=UTF8, help="May be given several times.")
+_CLAIMS = click.option(
+    "--claim", "claims", multiple=True, type=UTF8, metavar="NAME=JSON", help="May be given several times."
+)
 
 
 class _Duration(click.ParamType[float]):
@@ -45,7 +48,7 @@ class _Duration(click.ParamType[float]):
 
 
 @click.command("token")
-@click.option("--user", required=True, help="Who it is for.")
+@click.option("--user", required=True, type=UTF8, help="Who it is for.")
 @_ROLES
 @_CLAIMS
 @click.option("--expires", type=_Duration(), default="15m", show_default=True, help="After which time: 90s, 15m, 8h.")
@@ -73,7 +76,7 @@ def create_token(
     except CommandError as error:
         raise Failure(f"a server with these settings would not take it: {error.message}", code=error.code) from None
     tell("this token is for development: whoever can make one can be anybody")
-    click.echo(token)
+    say(token)
 
 
 def _secret(settings: Settings) -> str:
@@ -126,9 +129,9 @@ def create_key(name: str, rights: str) -> None:
     except ConfigurationError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     click.echo("The key, for the back end. It is not shown again:", err=True)
-    click.echo(key)
+    say(key)
     click.echo('The line for the configuration, in quotes: api_keys = ["..."], or as REALTIME_API_KEYS:', err=True)
-    click.echo(line)
+    say(line)
 
 
 @click.command("check-config")
@@ -153,11 +156,11 @@ def check_config(*, config: str | None, as_json: bool) -> None:
     if as_json:
         put_json({"ok": True, "notes": found.notes, "differs": found.differs})
         return
-    click.echo("ok")
+    say("ok")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     for name, value in found.differs.items():
-        click.echo(f"{name} = {json.dumps(value)}")
+        say(f"{name} = {json.dumps(value)}")
 
 
 class _CannotTell(Failure):
@@ -168,11 +171,11 @@ class _CannotTell(Failure):
 
 @click.command("check-access")
 @click.option("--config", type=click.Path(dir_okay=False), help="TOML file with settings; needs no secrets.")
-@click.option("--user", help="Left out: somebody who has not logged in.")
+@click.option("--user", type=UTF8, help="Left out: somebody who has not logged in.")
 @_ROLES
 @_CLAIMS
-@click.option("--topic", help="What is asked about.")
-@click.option("--action", help="The same for a request.")
+@click.option("--topic", type=UTF8, help="What is asked about.")
+@click.option("--action", type=UTF8, help="The same for a request.")
 @click.option("--verb", type=click.Choice([verb.value for verb in Verb]), help="Exit with 1 unless this is allowed.")
 def check_access(
     *,
@@ -204,7 +207,7 @@ def check_access(
     except (ConfigurationError, CommandError) as error:
         raise _CannotTell(str(error)) from None
     for decided, decision in decisions:
-        click.echo(f"{decided.value:<9}{'yes' if decision.allowed else 'no':<5}{decision.because}")
+        say(f"{decided.value:<9}{'yes' if decision.allowed else 'no':<5}{decision.because}")
     asked = [decision for decided, decision in decisions if verb in (None, decided.value)]
     if not asked:
         raise click.UsageError(f"--verb {verb} is not about what was asked")

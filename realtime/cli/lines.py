@@ -12,6 +12,7 @@ import trio
 from attrs import define, field
 
 from realtime.cli.ending import Failure
+from realtime.cli.given import decode
 
 __all__ = ["JsonLines", "read_stdin"]
 
@@ -61,7 +62,7 @@ class JsonLines:
             if not line.strip():
                 continue
             try:
-                batch.append((self._number, line.decode().rstrip("\r") if self._text else msgspec.json.decode(line)))
+                batch.append((self._number, line.decode().rstrip("\r") if self._text else decode(line)))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 fault = Failure(f"line {self._number} is not {'UTF-8' if self._text else 'JSON'}: {error}")
                 break

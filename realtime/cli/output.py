@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 from datetime import datetime
 from typing import Any
 
 import click
 import msgspec
-import trio
 from msgspec import Raw
 from rich.console import Console
 
@@ -24,13 +22,10 @@ __all__ = [
     "message_json",
     "message_words",
     "one_line",
-    "put",
-    "put_json",
     "seen",
+    "seen_json",
 ]
 
-#: As much as a pipe takes for certain that can be written to at all (POSIX).
-_PIPE_BYTES = select.PIPE_BUF
 #: Where there is no edge, as in a file, nothing is cut off.
 _WIDE = 1000
 
@@ -64,17 +59,12 @@ def one_line(raw: Raw | bytes) -> str:
     return (msgspec.json.format(data, indent=-1) if b"\n" in data or b"\r" in data else data).decode()
 
 
-def put_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    click.echo(msgspec.json.encode(value))
-
-
 def message_json(message: Message) -> str:
     """A message as it is on the wire; its payload is text that was not decoded."""
     members: dict[str, Any] = {"type": "message", "topic": message.topic, "offset": message.offset}
     members |= {name: getattr(message, name) for name in ("event", "key") if getattr(message, name) is not None}
     head = msgspec.json.encode(members | {"time": message.time})
-    return f'{head[:-1].decode()},"data":{one_line(message.data)}}}'
+    return seen_json(f'{head[:-1].decode()},"data":{one_line(message.data)}}}')
 
 
 def message_words(message: Message, style: Style) -> str:
@@ -95,7 +85,7 @@ def message_words(message: Message, style: Style) -> str:
 def lost_json(lost: Lost) -> str:
     """A gap as it is on the wire."""
     members = {"type": "gap", "topic": lost.topic, "from": lost.first, "to": lost.last}
-    return msgspec.json.encode(members | {"count": lost.count, "reason": lost.reason}).decode()
+    return seen_json(msgspec.json.encode(members | {"count": lost.count, "reason": lost.reason}).decode())
 
 
 def lost_words(lost: Lost) -> str:
@@ -110,20 +100,14 @@ def seen(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
-async def put(line: str) -> None:
-    """Print a line to standard output, and let others run while whoever reads it takes his time.
-
-    Raises `BrokenPipeError`. Cancelled, a part of the line may be printed.
-    """
-    data = f"{line}\n".encode()
-    descriptor = sys.stdout.fileno()
-    while data:
-        await _wait_taken(descriptor)
-        data = data[os.write(descriptor, data[:_PIPE_BYTES]) :]
+def seen_json(text: str) -> str:
+    """The same JSON with such characters as ``\\uXXXX``: who decodes it gets them, a terminal does not."""
+    if text.isprintable():
+        return text
+    # A tab stands between tokens, where nothing can be escaped.
+    return "".join(char if char.isprintable() or char == "\t" else _escaped(char) for char in text)
 
 
-async def _wait_taken(descriptor: int) -> None:
-    try:
-        await trio.lowlevel.wait_writable(descriptor)
-    except PermissionError:  # a file, which takes everything
-        await trio.lowlevel.checkpoint()
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

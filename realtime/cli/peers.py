@@ -11,7 +11,6 @@ Who has printed enough cancels it.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,18 +21,12 @@ import trio
 from attrs import define, field, frozen
 from msgspec import Raw
 
-from realtime.cli.ending import Failure, run, tell
+from realtime.cli.credentials import Credentials
+from realtime.cli.ending import Failure, NoConnection, run, tell
+from realtime.cli.given import UTF8, json_of, read_all
 from realtime.cli.lines import JsonLines, read_stdin
-from realtime.cli.output import (
-    Style,
-    lost_json,
-    lost_words,
-    message_json,
-    message_words,
-    put,
-    put_json,
-    seen,
-)
+from realtime.cli.output import Style, lost_json, lost_words, message_json, message_words, one_line, seen, seen_json
+from realtime.cli.printing import put, put_json, say
 from realtime.cli.remote import Remote, with_remote
 from realtime.client import Client, ClientState, Last, Lost, Message
 from realtime.engine import lone_exceptions_bare
@@ -47,20 +40,13 @@ __all__ = ["members", "publish", "request", "tail"]
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-def _json(text: str, what: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint=what) from None
-
-
 # -- tail ------------------------------------------------------------------------------------------------------------
 
 
 @click.command()
-@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
+@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...", type=UTF8)
 @click.option("--last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with so many old ones.")
-@click.option("--fields", metavar="A,B", help="Only these members of each payload.")
+@click.option("--fields", metavar="A,B", type=UTF8, help="Only these members of each payload.")
 @click.option("--filter", "condition", metavar="JSON", help="Only messages that this filter lets through.")
 @click.option("--max-rate", type=_SECONDS, help="At most so many messages a second of each topic.")
 @click.option("--latest", is_flag=True, help="When behind, the newest of each key instead of all.")
@@ -92,7 +78,7 @@ def tail(
     """
     wish = {
         "fields": None if fields is None else [name for name in fields.split(",") if name],
-        "filter": None if condition is None else _json(condition, "--filter"),
+        "filter": None if condition is None else json_of(condition, "--filter"),
         "max_rate": max_rate,
         "mode": "latest" if latest else None,
         "recover": Last(last) if last else None,
@@ -121,8 +107,9 @@ class _Tail:
             with lone_exceptions_bare(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._tell_changes, client)
-                    for topic in self._topics:
-                        nursery.start_soon(self._follow, client, topic)
+                    for place, topic in enumerate(self._topics):
+                        nursery.start_soon(self._follow, client, topic, remote.credentials, place)
+                        await trio.lowlevel.checkpoint()  # so that they are asked for in order, and refused so
 
     async def _tell_lost(self, lost: Lost) -> None:
         if self._as_json:
@@ -131,7 +118,7 @@ class _Tail:
         else:
             tell(lost_words(lost))
 
-    async def _follow(self, client: Client, topic: str) -> None:
+    async def _follow(self, client: Client, topic: str, credentials: Credentials, place: int) -> None:
         try:
             async with client.subscribe(topic, **self._wish, type=Raw) as messages:
                 async for item in messages:
@@ -141,8 +128,8 @@ class _Tail:
                         await self._tell_lost(item)
         except CommandError as error:
             if client.state is not ClientState.CONNECTED:
-                raise
-            raise Failure(f"{topic}: {error.message}", code=error.code) from None
+                raise NoConnection(error.message, code=error.code) from None
+            raise credentials.failure(f"{topic}: {error.message}", error.code, place=place) from None
         tell(f"{topic}: the server has ended the subscription")
         self._following -= 1
         if not self._following:
@@ -190,13 +177,15 @@ class _Words:
 
 
 @click.command()
-@click.argument("topic")
-@click.argument("data", required=False)
+@click.argument("topic", type=UTF8)
+@click.argument("data", required=False, type=UTF8)
 @click.option("--text", is_flag=True, help="DATA is plain text, not JSON.")
 @click.option("--lines", is_flag=True, help="Publish each line of standard input as a message of its own.")
-@click.option("--event", help="What sort of message it is.")
-@click.option("--key", help="What it is about: of each key the newest is kept, with --latest.")
-@click.option("--idempotency-key", help="Published once, however often this is said; with --lines, of each line.")
+@click.option("--event", type=UTF8, help="What sort of message it is.")
+@click.option("--key", type=UTF8, help="What it is about: of each key the newest is kept, with --latest.")
+@click.option(
+    "--idempotency-key", type=UTF8, help="Published once, however often this is said; with --lines, of each line."
+)
 @click.option("--timeout", type=_SECONDS, default=10.0, show_default=True, help="How many seconds to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @with_remote
@@ -232,14 +221,14 @@ def publish(
         return
     if data is None:
         raise click.UsageError("there is no DATA; for standard input say -")
-    given = sys.stdin.read() if data == "-" else data
-    payload = given if text else _json(given, "DATA (plain text needs --text)")
+    given = read_all(text=text) if data == "-" else data
+    payload = given if text else json_of(given, "DATA (plain text needs --text)")
     run(lambda: _publish_one(remote, words.message(payload), timeout, as_json=as_json))
 
 
 async def _publish_one(remote: Remote, message: dict[str, Any], timeout: float, *, as_json: bool) -> None:
     receipt: Receipt | HttpReceipt
-    if remote.api_key is not None:
+    if remote.credentials.api_key is not None:
         async with remote.publisher(timeout) as publisher:
             receipt = await publisher.publish(**message)
     else:
@@ -248,7 +237,7 @@ async def _publish_one(remote: Remote, message: dict[str, Any], timeout: float, 
     if as_json:
         put_json({"epoch": receipt.epoch, "offset": receipt.offset, "duplicate": receipt.duplicate})
     else:
-        click.echo(f"{receipt.epoch} {receipt.offset}{' duplicate' if receipt.duplicate else ''}")
+        say(f"{receipt.epoch} {receipt.offset}{' duplicate' if receipt.duplicate else ''}")
 
 
 @define
@@ -277,14 +266,14 @@ class _Summary:
             return
         again = f", {self.duplicates:,} of them were there before" if self.duplicates else ""
         place = f", the last at {self.epoch} {self.offset}" if self.published else ""
-        click.echo(f"published {self.published:,} in {self.seconds:.1f} s{again}{place}")
+        say(f"published {self.published:,} in {self.seconds:.1f} s{again}{place}")
 
 
 async def _publish_lines(remote: Remote, words: _Words, lines: JsonLines, timeout: float, *, as_json: bool) -> None:
     """One piece of the input after the other: what is not published yet is not read."""
     summary = _Summary()
     try:
-        if remote.api_key is not None:
+        if remote.credentials.api_key is not None:
             async with remote.publisher(timeout) as publisher:
                 await _send_batches(publisher, words, lines, summary)
         else:
@@ -308,8 +297,8 @@ async def _send_batches(publisher: AsyncHttpPublisher, words: _Words, lines: Jso
 
 
 @click.command()
-@click.argument("action")
-@click.argument("payload", default="null")
+@click.argument("action", type=UTF8)
+@click.argument("payload", default="null", type=UTF8)
 @click.option("--timeout", type=_SECONDS, default=10.0, show_default=True, help="How many seconds to wait.")
 @with_remote
 def request(*, remote: Remote, action: str, payload: str, timeout: float) -> None:
@@ -322,17 +311,18 @@ def request(*, remote: Remote, action: str, payload: str, timeout: float) -> Non
     Example:
       realtime request get_fund_flow '{"symbol": "600519"}'
     """
-    asked = _json(payload, "PAYLOAD")
+    asked = json_of(payload, "PAYLOAD")
 
     async def ask() -> None:
         async with remote.peer() as client:
-            click.echo(bytes(await client.request(action, asked, timeout_seconds=timeout, type=Raw)))
+            answer = await client.request(action, asked, timeout_seconds=timeout, type=Raw)
+            say(seen_json(one_line(answer)))
 
     run(ask)
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=UTF8)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @with_remote
 def members(*, remote: Remote, topic: str, as_json: bool) -> None:
@@ -350,7 +340,7 @@ def members(*, remote: Remote, topic: str, as_json: bool) -> None:
                 page = await client.members(topic, after=after)
                 for member in page.members:
                     line = [member.user or "(anonymous)", member.connection, msgspec.json.encode(member.info).decode()]
-                    await put(msgspec.json.encode(member).decode() if as_json else seen("  ".join(line)))
+                    await put(seen_json(msgspec.json.encode(member).decode()) if as_json else seen("  ".join(line)))
                 if page.next is None:
                     break
                 after = page.next

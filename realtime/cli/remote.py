@@ -1,4 +1,4 @@
-"""The server that a command talks to: where it is, who we are there, and how long we wait for it."""
+"""The server that a command talks to: where it is, and how long we wait for it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ import msgspec
 import trio
 from attrs import field, frozen
 
-from realtime.cli.ending import Failure, NoConnection
-from realtime.client import Client, ClientFailed, ClientState, TokenReason, Unreachable, connect
+from realtime.cli.credentials import Credentials
+from realtime.cli.ending import Failure, NoConnection, first_of, leaves
+from realtime.cli.given import UTF8, decode
+from realtime.client import Client, ClientFailed, ClientState, Unreachable, connect
 from realtime.errors import CommandError, ErrorCode
 from transports.publishers import AsyncHttpPublisher, PublishError
 
-__all__ = ["Api", "Remote", "failing", "with_remote"]
+__all__ = ["Api", "Remote", "with_remote"]
 
 #: Tries of a first connection. Two ways there are, and each is given a second chance.
 _FIRST_TRIES = 4
+_WHOSE = "is this a realtime server?"
 
 
 class _Told(msgspec.Struct):
@@ -43,37 +46,18 @@ class Remote:
 
     #: As curl takes it: without a scheme it is plain HTTP.
     url: str = field(converter=_with_scheme)
-    #: A peer shows the token where there is one, or else the API key, which is a login too; a back end the key.
-    token: str | None = field(default=None, repr=False)
-    #: Goes before `token`.
-    token_file: Path | None = None
-    api_key: str | None = field(default=None, repr=False)
+    credentials: Credentials = field(factory=Credentials)
     connect_timeout_seconds: float = 10.0
-
-    def read_token(self, _reason: TokenReason = TokenReason.CONNECT) -> str:
-        """The token that is in the file now. Raises ``OSError``."""
-        assert self.token_file is not None
-        return self.token_file.read_text().strip()
-
-    def headers(self) -> dict[str, str]:
-        """What a back end shows: the API key, or else the token. Raises `Failure`."""
-        if self.api_key is None:
-            return self.peer_headers()
-        return {"X-API-Key": _checked(self.api_key)}
-
-    def peer_headers(self) -> dict[str, str]:
-        """What a peer shows: the token, or else the API key. Raises `Failure`."""
-        login = self.read_token() if self.token_file is not None else self.token or self.api_key
-        return {} if login is None else {"Authorization": f"Bearer {_checked(login)}"}
 
     @asynccontextmanager
     async def peer(self) -> AsyncIterator[Client]:
         """A connected client for the length of a block. Raises `Failure`, also in place of what the block raises."""
-        with failing():
+        shown = self.credentials
+        with self._failing():
             # Somebody waits at a terminal, alone: later tries come sooner than those of a thousand pages would.
             async with connect(
                 self.url,
-                token=self.token or self.api_key if self.token_file is None else self.read_token,
+                token=shown.token or shown.api_key if shown.token_file is None else shown.read_token,
                 min_delay_seconds=0.25,
                 max_delay_seconds=15.0,
                 connect_timeout_seconds=self.connect_timeout_seconds,
@@ -102,11 +86,12 @@ class Remote:
     @asynccontextmanager
     async def publisher(self, timeout_seconds: float) -> AsyncIterator[AsyncHttpPublisher]:
         """A back end's way to publish, with the API key. Raises `Failure`, also in place of what the block raises."""
-        assert self.api_key is not None
-        with failing():
+        key = self.credentials.api_key
+        assert key is not None
+        with self._failing(as_peer=False):
             async with AsyncHttpPublisher(
                 self.url,
-                self.api_key,
+                key,
                 attempts=_FIRST_TRIES,
                 timeout_seconds=min(self.connect_timeout_seconds, timeout_seconds),
                 deadline_seconds=timeout_seconds,
@@ -115,13 +100,40 @@ class Remote:
             ) as publisher:
                 yield publisher
 
+    @contextmanager
+    def _failing(self, *, as_peer: bool = True) -> Iterator[None]:
+        """What the libraries of clients raise comes out as `Failure`; one, where there are several at once."""
+        try:
+            yield
+        except Exception as error:
+            failures = [self._failure(leaf, as_peer=as_peer) for leaf in leaves(error)]
+            known = [failure for failure in failures if failure is not None]
+            if len(known) < len(failures):
+                raise
+            raise first_of(known) from None
+
+    def _failure(self, error: BaseException, *, as_peer: bool) -> Failure | None:
+        match error:
+            case Failure():
+                return error
+            case Unreachable():
+                return NoConnection(error.message)
+            case PublishError(status=None):
+                return NoConnection(error.message, code=error.code)
+            case ClientFailed() | PublishError():
+                return self.credentials.failure(error.message, error.code, as_peer=as_peer)
+            case CommandError():
+                traced = "" if error.trace_id is None else f" [trace id {error.trace_id}]"
+                return self.credentials.failure(f"{error.message}{traced}", error.code, as_peer=as_peer)
+        return None
+
     @asynccontextmanager
     async def api(self) -> AsyncIterator[Api]:
         """The HTTP API, to read from."""
         try:
             http = httpx.AsyncClient(
                 base_url=self.url,
-                headers=self.headers(),
+                headers=self.credentials.headers(),
                 timeout=httpx.Timeout(10.0, connect=self.connect_timeout_seconds),
                 verify=_tls(self.url),
                 trust_env=False,
@@ -129,13 +141,7 @@ class Remote:
         except httpx.InvalidURL as error:
             raise Failure(f"{self.url!r} is not a URL: {error}") from None
         async with http:
-            yield Api(http)
-
-
-def _checked(credential: str) -> str:
-    if not (credential.isascii() and credential.isprintable() and credential.strip() == credential != ""):
-        raise Failure("a token or key is printable ASCII text with no blanks around it", code=ErrorCode.AUTH_FAILED)
-    return credential
+            yield Api(http, self.credentials)
 
 
 def _tls(url: str) -> ssl.SSLContext | bool:
@@ -145,27 +151,41 @@ def _tls(url: str) -> ssl.SSLContext | bool:
 class Api:
     """Reads from the HTTP API of a server."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, credentials: Credentials) -> None:
         self._http = http
+        self._credentials = credentials
 
-    async def get(self, path: str, **query: int) -> Any:
-        """What stands there. Raises `Failure`."""
+    async def get(self, path: str, shape: Any, **query: int) -> Any:
+        """What stands there, which has at least what ``shape`` has. Raises `Failure`."""
         try:
             response = await self._http.get(path, params=query)
-            if response.is_success:
-                return response.json()
         except httpx.UnsupportedProtocol:
             raise Failure(f"{self._http.base_url} is not the URL of a server") from None
         except httpx.TransportError as error:
             raise NoConnection(_why(error)) from None
-        except ValueError:
-            raise Failure(f"{path} was not answered with JSON: is this a realtime server?") from None
+        except httpx.RequestError as error:  # an answer that cannot be unpacked, redirections without end
+            raise Failure(f"{path} was not answered as it should be: {_why(error)}", hint=_WHOSE) from None
+        if not response.is_success:
+            raise self._refusal(path, response)
         try:
-            told = msgspec.json.decode(response.content, type=_Told)
-        except msgspec.DecodeError:
-            raise Failure(f"{path} was answered with status {response.status_code}") from None
-        denied = told.code == ErrorCode.PERMISSION_DENIED
-        raise Failure(told.message, code=told.code, hint="the key or token needs the right `read`" if denied else None)
+            found = decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Failure(f"{path} was not answered with JSON", hint=_WHOSE) from None
+        try:
+            msgspec.convert(found, shape)
+        except msgspec.ValidationError as error:
+            raise Failure(f"{path} was not answered as it should be: {error}", hint=_WHOSE) from None
+        return found
+
+    def _refusal(self, path: str, response: httpx.Response) -> Failure:
+        try:
+            told = msgspec.convert(decode(response.content), _Told)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Failure(f"{path} was answered with status {response.status_code}")
+        if told.code == ErrorCode.PERMISSION_DENIED:
+            shown = self._credentials.shown(as_peer=False)
+            return Failure(told.message, code=told.code, hint=f"{shown} needs the right `read`" if shown else None)
+        return self._credentials.failure(told.message, told.code, as_peer=False)
 
 
 def _why(error: BaseException) -> str:
@@ -176,27 +196,10 @@ def _why(error: BaseException) -> str:
     return str(told or type(error).__name__)
 
 
-@contextmanager
-def failing() -> Iterator[None]:
-    """What the libraries of clients raise comes out as `Failure`."""
-    try:
-        yield
-    except Unreachable as error:
-        raise NoConnection(error.message) from None
-    except ClientFailed as error:
-        raise Failure(error.message, code=error.code) from None
-    except PublishError as error:
-        if error.status is None:
-            raise NoConnection(error.message, code=error.code) from None
-        raise Failure(error.message, code=error.code) from None
-    except CommandError as error:
-        traced = "" if error.trace_id is None else f" [trace id {error.trace_id}]"
-        raise Failure(f"{error.message}{traced}", code=error.code) from None
-
-
 _OPTIONS = [
     click.option(
         "--url",
+        type=UTF8,
         envvar="REALTIME_URL",
         show_envvar=True,
         default="http://127.0.0.1:8000",
@@ -246,9 +249,7 @@ def with_remote(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         remote = Remote(
             url=url,
-            token=token or None,
-            token_file=token_file,
-            api_key=api_key or None,
+            credentials=Credentials(token=token or None, token_file=token_file, api_key=api_key or None),
             connect_timeout_seconds=connect_timeout,
         )
         command(remote=remote, **others)

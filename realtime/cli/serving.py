@@ -14,6 +14,7 @@ import click
 import structlog
 import trio
 
+from realtime.cli.printing import say
 from realtime.config import Settings, load_settings, with_overrides
 from realtime.errors import ConfigurationError
 from realtime.server import Server, open_server, reload_when_signalled, run_until_signalled, tune_collector
@@ -103,7 +104,7 @@ def _made_up_keys(settings: Settings) -> tuple[str, ...]:
 
 def _show(keys: tuple[str, ...]) -> None:
     for key in keys:
-        click.echo(f"API key for publishing over HTTP: {key}")
+        say(f"API key for publishing over HTTP: {key}")
 
 
 def _completed(settings: Settings, api_keys: tuple[str, ...], *, audit: bool | None = None) -> Settings:
@@ -137,7 +138,7 @@ async def _serve(settings: Settings, keys: tuple[str, ...], reread: Callable[[],
         # Before anybody is told that there is somebody to send a signal to: until then it ends the process.
         await nursery.start(reload_when_signalled, server, reread)
         _show(keys)
-        click.echo(f"Serving on {server.url}")
+        say(f"Serving on {server.url}")
         await run_until_signalled(server)
         nursery.cancel_scope.cancel()
 
@@ -145,8 +146,8 @@ async def _serve(settings: Settings, keys: tuple[str, ...], reread: Callable[[],
 async def _demo(settings: Settings, keys: tuple[str, ...]) -> None:
     async with open_server(settings) as server:
         _show(keys)
-        click.echo(f"Open {server.url}/ in a browser. Ctrl-C ends it.")
-        click.echo(f"Or: curl -N '{server.url}/sse?topic=symbol:600519'")
+        say(f"Open {server.url}/ in a browser. Ctrl-C ends it.")
+        say(f"Or: curl -N '{server.url}/sse?topic=symbol:600519'")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tick, server)
             await run_until_signalled(server)

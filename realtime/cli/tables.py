@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,12 +12,84 @@ from rich.table import Table
 
 from realtime.cli.output import seen
 
-__all__ = ["activity_tables", "amount", "duration", "stats_table"]
+__all__ = ["ActivityShown", "StatsShown", "activity_tables", "amount", "duration", "stats_table"]
 
 _KILO = 1024
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 #: A queue that has waited so long belongs to somebody who does not keep up.
 _SLOW_SECONDS = 1.0
+
+
+class _Hub(TypedDict):
+    topics: int
+    subscriptions: int
+    published: int
+    delivered: int
+    conflated: int
+    filtered: int
+    dropped: dict[str, int]
+    gaps: dict[str, int]
+    ingress_messages: int
+    ingress_bytes: int
+
+
+class _Presence(TypedDict):
+    members: int
+
+
+class _Action(TypedDict):
+    name: str
+    calls: int
+    in_flight: int
+    failed: int
+    timed_out: int
+
+
+class _Feed(TypedDict):
+    name: str
+    state: str
+    restarts: int
+
+
+class StatsShown(TypedDict):
+    """What is shown of the statistics; there is more in them."""
+
+    uptime_seconds: float
+    connections: int
+    transports: dict[str, int]
+    users: int
+    refused: dict[str, int]
+    hub: _Hub
+    presence: _Presence
+    actions: list[_Action]
+    feeds: list[_Feed]
+
+
+class _Topic(TypedDict):
+    topic: str
+    subscribers: int
+    messages_per_second: float
+    deliveries_per_second: float
+
+
+class _Connection(TypedDict):
+    id: str
+    user: str | None
+    address: str
+    transport: str
+    subscriptions: int
+    queue_messages: int
+    queue_bytes: int
+    queue_age: float
+    idle_seconds: float
+
+
+class ActivityShown(TypedDict):
+    """The same of the activity."""
+
+    seconds: float
+    topics: list[_Topic]
+    connections: list[_Connection]
 
 
 def amount(count: float) -> str:
@@ -41,7 +113,7 @@ def duration(seconds: float) -> str:
     return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
-def stats_table(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: float, *, plain: bool) -> Table:
+def stats_table(before: StatsShown | None, now: StatsShown, seconds: float, *, plain: bool) -> Table:
     """The counters of a server; their rates too, where it is the same server that was looked at ``before``."""
     table = _table("", ">count", ">per second", plain=plain)
     same = before is not None and seconds > 0 and before["uptime_seconds"] < now["uptime_seconds"]
@@ -79,7 +151,7 @@ def stats_table(before: Mapping[str, Any] | None, now: Mapping[str, Any], second
     return table
 
 
-def activity_tables(before: object, now: Mapping[str, Any], seconds: float, *, plain: bool) -> RenderableType:  # noqa: ARG001
+def activity_tables(before: object, now: ActivityShown, seconds: float, *, plain: bool) -> RenderableType:  # noqa: ARG001
     """The busiest topics and the slowest connections; the server has counted the rates itself."""
     topics = _table("topic", ">subscribers", ">messages/s", ">deliveries/s", plain=plain)
     for each in now["topics"]:
@@ -91,18 +163,18 @@ def activity_tables(before: object, now: Mapping[str, Any], seconds: float, *, p
         )
     of_connections = ("connection", "user", "address", "by", ">topics", ">queue", ">bytes", ">behind", ">idle")
     connections = _table(*of_connections, plain=plain)
-    for each in now["connections"]:
-        behind = each["queue_age"]
+    for peer in now["connections"]:
+        behind = peer["queue_age"]
         connections.add_row(
-            _text(each["id"]),
-            _text(each["user"] or "-"),
-            _text(each["address"]),
-            _text(each["transport"]),
-            f"{each['subscriptions']:,}",
-            f"{each['queue_messages']:,}",
-            amount(each["queue_bytes"]),
+            _text(peer["id"]),
+            _text(peer["user"] or "-"),
+            _text(peer["address"]),
+            _text(peer["transport"]),
+            f"{peer['subscriptions']:,}",
+            f"{peer['queue_messages']:,}",
+            amount(peer["queue_bytes"]),
             f"{behind:.1f} s",
-            duration(each["idle_seconds"]),
+            duration(peer["idle_seconds"]),
             style="red" if behind >= _SLOW_SECONDS else None,
         )
     quiet = "" if now["topics"] else "no topic that is listened to is busy"
@@ -114,7 +186,7 @@ def _text(text: str) -> str:
     return escape(seen(text))
 
 
-def _at(value: Mapping[str, Any], path: tuple[str, ...]) -> int:
+def _at(value: Mapping[str, object], path: tuple[str, ...]) -> int:
     found: Any = value
     for name in path:
         found = found.get(name, 0)  # a reason that there was not yet

@@ -12,9 +12,10 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from realtime.cli.ending import NoConnection, run, tell
-from realtime.cli.output import console, put_json
+from realtime.cli.output import console
+from realtime.cli.printing import or_failure, put_json
 from realtime.cli.remote import Api, Remote, with_remote
-from realtime.cli.tables import activity_tables, stats_table
+from realtime.cli.tables import ActivityShown, StatsShown, activity_tables, stats_table
 
 __all__ = ["stats", "top"]
 
@@ -52,9 +53,11 @@ class _Watch:
                 if self.compares:
                     await trio.sleep(_SECONDS)
                     await looks.take()
-                out.print(self.show(looks.before, looks.last, looks.seconds, plain=not out.is_terminal))
+                with or_failure():
+                    out.print(self.show(looks.before, looks.last, looks.seconds, plain=not out.is_terminal))
                 return
-            with Live(self.show(None, looks.last, 0.0, plain=False), console=out, auto_refresh=False) as live:
+            shown = self.show(None, looks.last, 0.0, plain=False)
+            with or_failure(), Live(shown, console=out, auto_refresh=False) as live:
                 while True:
                     await trio.sleep(_SECONDS)
                     if await looks.take_again():
@@ -111,7 +114,11 @@ def stats(*, remote: Remote, once: bool, as_json: bool) -> None:
       realtime stats --json --once | jq .hub.delivered
     """
     watch = _Watch(
-        look=lambda api: api.get("/api/v1/stats"), show=stats_table, compares=True, once=once, as_json=as_json
+        look=lambda api: api.get("/api/v1/stats", StatsShown),
+        show=stats_table,
+        compares=True,
+        once=once,
+        as_json=as_json,
     )
     run(lambda: watch.run(remote))
 
@@ -133,10 +140,10 @@ def top(*, remote: Remote, topics: int, connections: int, once: bool, as_json: b
     """
 
     async def look(api: Api) -> Any:
-        found = await api.get("/api/v1/activity", topics=topics, connections=connections)
+        found = await api.get("/api/v1/activity", ActivityShown, topics=topics, connections=connections)
         if not found["seconds"]:  # the first look of all, which the server has nothing to compare with
             await trio.sleep(_SECONDS)
-            found = await api.get("/api/v1/activity", topics=topics, connections=connections)
+            found = await api.get("/api/v1/activity", ActivityShown, topics=topics, connections=connections)
         return found
 
     watch = _Watch(look=look, show=activity_tables, compares=False, once=once, as_json=as_json)

@@ -132,6 +132,91 @@ async def test_data_that_is_not_json_is_told_as_it_is_typed_and_not_sent(page: L
     assert await page.evaluate("document.querySelector('#publish').checkValidity()") is True
 
 
+async def test_number_that_would_be_rounded_is_not_published(page: LivePage) -> None:
+    """An order's number of twenty digits, or one that is infinite here; in quotes it may go, as may what is exact."""
+    for data in ('{"order": 12345678901234567890}', "[1e400]", "9007199254740993"):
+        await page.fill("publish-data", data)
+        await page.wait_for("document.querySelector('#publish-check').textContent.includes('would be rounded')")
+        assert await page.evaluate("document.querySelector('#publish').checkValidity()") is False
+        await page.fill("publish-data", "1")
+    for data in ('{"order": "12345678901234567890"}', '["\\"12345678901234567890"]', "[1e21, 0.1, -9007199254740991]"):
+        await page.fill("publish-data", data)
+        assert await page.evaluate("document.querySelector('#publish').checkValidity()") is True
+
+
+async def test_key_that_is_held_down_publishes_once(page: LivePage) -> None:
+    """Ctrl and Enter in the data, and Enter in the topic."""
+    await page.evaluate(
+        """(async () => {
+          for (const [id, ctrlKey] of [["publish-data", true], ["publish-topic", false]])
+            for (let n = 0; n < 8; n++) {
+              const more = { key: "Enter", ctrlKey, repeat: n > 0, bubbles: true, cancelable: true };
+              const goes = document.getElementById(id).dispatchEvent(new KeyboardEvent("keydown", more));
+              if (goes && !ctrlKey) document.getElementById("publish").requestSubmit(); // as browsers do
+              await new Promise((resolve) => setTimeout(resolve, 30));
+            }
+        })()"""
+    )
+    await page.wait_for("document.querySelector('#publish-check').textContent === 'Published at offset 2.'")
+    assert await page.evaluate("document.querySelectorAll('#tail li').length") == 2
+
+
+async def test_board_shows_the_smallest_of_numbers_and_no_value_that_is_none(page: LivePage) -> None:
+    """1e-7 is not nothing, and no object has a field that all objects inherit."""
+    await page.fill("board-fields", "price, constructor")
+    await page.submit("board-view")
+    await page.fill("board-topic", "room:lobby")
+    await page.submit("board-add")
+    cells = "[...document.querySelectorAll('#board-rows tr:last-child td')].slice(0, 2).map(_text)"
+    for price, shown in (("1.5e-7", "0.00000015"), ("1e-9", "1e-9"), ("0", "0.00000000")):
+        await page.fill("publish-data", f'{{"price": {price}}}')
+        await page.submit("publish")
+        await page.wait_for(f"{cells}[0].endsWith('{shown}')")
+    assert await page.evaluate(f"{cells}[1]") == ""
+
+
+async def test_row_that_is_refused_says_so_itself(page: LivePage) -> None:
+    """The others have the new view, and nothing is said of the board."""
+    await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
+    await page.fill("board-topic", "nothing:here")
+    await page.submit("board-add")
+    await page.wait_for("_text(document.querySelector('#board-rows tr:last-child .why')).startsWith('INVALID_TOPIC')")
+    await page.fill("board-fields", "price")
+    await page.submit("board-view")
+    await page.wait_for("document.querySelectorAll('#board-head th').length === 5")
+    await trio.sleep(0.5)
+    assert await page.evaluate("_text(document.querySelector('#board-said'))") == ""
+    why = "[...document.querySelectorAll('#board-rows .why')].map(_text).map((text) => text.split(':')[0])"
+    assert await page.evaluate(why) == ["", "", "", "INVALID_TOPIC"]
+    # What all are refused is said once.
+    await page.fill("board-fields", "a" * 600)
+    await page.submit("board-view")
+    await page.wait_for("_text(document.querySelector('#board-said')) !== ''")
+    assert await page.evaluate(why) == ["", "", "", "INVALID_TOPIC"]
+
+
+async def test_value_with_something_missing_behind_it_is_grey_until_the_next(
+    page: LivePage, demo: ServerProcess
+) -> None:
+    """As after a restart: what the new server has not said is old."""
+    await page.fill("board-topic", "room:lobby")
+    await page.submit("board-add")
+    await page.fill("publish-data", '{"n": 1}')
+    await page.submit("publish")
+    last = "document.querySelector('#board-rows tr:last-child')"
+    await page.wait_for(f"_text({last}).includes('1')")
+    assert not await page.evaluate(f"{last}.hasAttribute('data-old')")
+    demo.signal(signal.SIGKILL)
+    await demo.wait()
+    async with serving("demo", "--port", str(demo.port)):
+        await page.wait_for("document.querySelector('#link').dataset.state === 'reconnecting'")
+        await page.click("#link-again")
+        await page.wait_for(CONNECTED)
+        await page.wait_for(f"{last}.hasAttribute('data-old')")
+        await page.submit("publish")
+        await page.wait_for(f"!{last}.hasAttribute('data-old')")
+
+
 async def test_board_asks_for_the_fields_that_were_chosen_and_remembers_itself(page: LivePage) -> None:
     """One column for each field; the server leaves out the rest; a row that was removed stays away."""
     await page.wait_for("document.querySelectorAll('#board-rows tr').length === 3")
@@ -354,6 +439,14 @@ async def test_page_fits_its_window(page: LivePage, width: int) -> None:
     await page.click("#tail summary")
     await page.wait_for("document.querySelector('#board-rows').textContent.includes('yyy')")
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_board_of_few_columns_has_no_scroll_bar(page: LivePage) -> None:
+    """Nor one for what is only heard."""
+    await page.call("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+    await page.wait_for("document.querySelectorAll('#board-head th').length === 6")
+    board = "document.querySelector('#board').parentElement"
+    assert await page.evaluate(f"[{board}.scrollWidth - {board}.clientWidth]") == [0]
 
 
 async def test_theme_is_chosen_and_remembered(page: LivePage) -> None:

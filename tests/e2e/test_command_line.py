@@ -297,4 +297,5 @@ async def test_port_in_use_is_told_in_words() -> None:
     assert code != 0
     assert printed == ""
     assert f"port = {port}: cannot listen" in complaint
+    assert "choose another one with --port, REALTIME_PORT or the setting `port`" in complaint
     assert "Traceback" not in complaint

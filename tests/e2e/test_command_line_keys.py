@@ -50,6 +50,36 @@ async def test_token_is_printed_alone_and_logs_in(config: str) -> None:
         assert (await realtime("tail", "doc:b", "--count", "1", **given)).code == 1
 
 
+async def test_topics_that_a_login_brings_can_be_followed(tmp_path: Path) -> None:
+    """As the help of ``token`` says: those of the user, and of everybody, though they are subscribed already."""
+    file = tmp_path / "realtime.toml"
+    file.write_text(f'jwt_algorithms = ["HS256"]\njwt_secret = "{SECRET}"\n')
+    made = await realtime("token", "--config", str(file), "--user", "7")
+    async with open_server(load_settings(str(file)), port=0) as server:
+        given = {"REALTIME_URL": server.url, "REALTIME_TOKEN": made.out.strip()}
+        await server.publish("user:7", "for you")
+        one = await realtime("tail", "user:7", "--count", "1", **given)
+        assert (one.code, one.err) == (0, "")
+        assert "for you" in one.out
+        await server.publish("global", "for all")
+        both = await realtime("tail", "user:7", "global", "--count", "2", **given)
+        assert (both.code, both.err) == (0, "")
+        assert sorted(line.split()[1] for line in both.out.splitlines()) == ["global", "user:7"]
+
+
+async def test_wrong_api_key_is_called_one(config: str) -> None:
+    """At a server that takes tokens, and would look whether it is one; the hint names the variable in use alone."""
+    settings = load_settings(config, environ={"REALTIME_JWT_SECRET": SECRET})
+    async with open_server(settings, port=0, api_keys=("right",)) as server:
+        for command in (["tail", "room:a"], ["bench"], ["publish", "room:a", "1"], ["stats"]):
+            ended = await realtime(*command, REALTIME_URL=server.url, REALTIME_KEY="wrong")
+            assert (ended.code, ended.out) == (1, ""), command
+            assert "(is REALTIME_KEY a key of this server?)" in ended.err, command
+            assert "REALTIME_TOKEN" not in ended.err, command
+        ended = await realtime("bench", REALTIME_URL=server.url, REALTIME_TOKEN="wrong")
+        assert "(is REALTIME_TOKEN for this server?)" in ended.err
+
+
 async def test_token_that_the_server_would_refuse_is_not_printed(config: str) -> None:
     """As of a user with a blank in the name."""
     ended = await realtime("token", "--config", config, "--user", "two words", REALTIME_JWT_SECRET=SECRET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -192,15 +193,23 @@ async def test_server_that_does_not_answer_is_not_waited_for_longer_than_told(ar
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["tail", "room:a"], {"REALTIME_TOKEN": "wrong"}, "AUTH_FAILED: .*REALTIME_TOKEN and REALTIME_KEY.*"),
-        (["publish", "room:a", "1"], {"REALTIME_KEY": "wrong"}, "AUTH_FAILED: .*"),
+        (["tail", "room:a"], {"REALTIME_TOKEN": "wrong"}, r"AUTH_FAILED: .*\(is REALTIME_TOKEN for this server\?\)"),
+        (
+            ["publish", "room:a", "1"],
+            {"REALTIME_KEY": "wrong"},
+            r"AUTH_FAILED: .*\(is REALTIME_KEY a key of this server\?\)",
+        ),
         (["tail", "room:a"], {"REALTIME_TOKEN": "two\nlines"}, "AUTH_FAILED: .*printable.*"),
-        (["tail", "user:7"], {}, "PERMISSION_DENIED: user:7: .*"),
+        (
+            ["tail", "user:7"],
+            {},
+            "PERMISSION_DENIED: user:7: .*nobody is logged in: set REALTIME_TOKEN; .*check-access.*",
+        ),
         (["tail", "nonsense"], {}, "INVALID_TOPIC: nonsense: .*"),
         (["request", "nothing"], {}, "UNKNOWN_ACTION: .*"),
         (["members", "user:7"], {}, "PERMISSION_DENIED: .*"),
         (["tail", "room:a", "--url", "ftp://elsewhere"], {}, ".*url.*"),
-        (["stats", "--once"], {"REALTIME_KEY": "wrong"}, "AUTH_FAILED: .*"),
+        (["stats", "--once"], {"REALTIME_KEY": "wrong"}, r"AUTH_FAILED: .*\(is REALTIME_KEY a key of this server\?\)"),
         (["stats", "--once", "--url", "ftp://elsewhere"], {}, ".*not the URL of a server"),
     ],
 )
@@ -218,6 +227,12 @@ async def test_refusal_is_one_line_and_1(
     [
         ["publish", "room:a"],
         ["publish", "room:a", "{"],
+        ["publish", "room:a", "[" * 5000],
+        ["publish", "room:\udcff", "1"],
+        ["publish", "room:a", "--text", "\udcff"],
+        ["publish", "room:a", "1", "--key", "\udcff"],
+        ["tail", "room:\udcff"],
+        ["members", "room:\udcff"],
         ["publish", "room:a", "1", "--lines"],
         ["tail"],
         ["tail", "room:a", "--filter", "{"],
@@ -269,6 +284,66 @@ async def test_each_line_is_published_in_order(server: Server, key: str) -> None
     again = await realtime("publish", "room:a", "--lines", "--idempotency-key", "file", "--json", **given)
     told = json.loads(again.out)
     assert (told["published"], told["duplicates"], told["offset"]) == (100, 100, 100)
+
+
+async def test_input_that_is_no_text_is_one_line_and_1(server: Server) -> None:
+    """Of what is to be published as text; as JSON it is none."""
+    ended = await realtime("publish", "room:a", "-", "--text", "--url", server.url, stdin=b"\xff\xfe")
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch("realtime: standard input is not UTF-8: .*\n", ended.err)
+    assert (await realtime("publish", "room:a", "-", "--url", server.url, stdin=b'"\xff"')).code == 2
+
+
+@pytest.mark.parametrize("command", [["tail", "room:a"], ["stats"], ["bench"], ["publish", "room:a", "1"]])
+async def test_token_file_that_is_no_text_is_one_line_and_1(server: Server, tmp_path: Path, command: list[str]) -> None:
+    """As when a name is mistaken."""
+    file = tmp_path / "token"
+    file.write_bytes(b"\x7fELF\xff\xfe")
+    ended = await realtime(*command, "--token-file", str(file), "--url", server.url)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"realtime: {file}: is not UTF-8, and so no token\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tail", "room:a"],
+        ["tail", "room:a", "--json"],
+        ["publish", "room:a", "1"],
+        ["publish", "room:a", "1", "--json"],
+        ["request", "add", '{"numbers": []}'],
+        ["stats", "--json"],
+        ["stats", "--once"],
+        ["top"],
+        ["bench", "--connections", "2", "--seconds", "0.1"],
+        ["completion", "bash"],
+        ["check-config"],
+    ],
+)
+async def test_full_disk_is_one_line_and_1(server: Server, arguments: list[str]) -> None:
+    """Nothing more at the end either, when Python flushes what is left."""
+    await server.publish("room:a", "a message")
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        process = await trio.run_process(
+            [sys.executable, "-m", "realtime", *arguments],
+            stdout=full,
+            capture_stderr=True,
+            check=False,
+            env=clean_environment(REALTIME_URL=server.url),
+        )
+    finally:
+        os.close(full)
+    assert (process.returncode, process.stderr) == (1, b"realtime: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("_again", range(3))
+async def test_refusals_of_several_topics_are_one_line(server: Server, _again: int) -> None:
+    """That of the first, however they come about."""
+    ended = await realtime("tail", "nope:b", "nope:a", "nope:c", "nope:d", "--url", server.url)
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch("realtime: INVALID_TOPIC: nope:b: .*\n", ended.err)
 
 
 @pytest.mark.parametrize("key", ["", KEY])

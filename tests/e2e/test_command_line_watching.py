@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import trio
 
+from realtime.api_keys import new_key
+from realtime.auth import Right
 from realtime.server import Server, open_server
 from tests.e2e.commands import in_terminal, realtime, running
 from tests.e2e.processes import serving
@@ -87,6 +91,14 @@ async def test_key_without_the_right_is_told_which_it_lacks() -> None:
     assert "REALTIME_KEY" in ended.err
 
 
+async def test_key_that_lacks_the_right_is_named() -> None:
+    """Not another login, of which there is none."""
+    key, line = new_key("ticker", [Right.PUBLISH])
+    async with open_server(port=0, api_keys=(line,)) as server:
+        ended = await realtime("stats", "--url", server.url, REALTIME_KEY=key)
+    assert re.fullmatch(r"realtime: PERMISSION_DENIED: .*\(REALTIME_KEY needs the right `read`\)\n", ended.err)
+
+
 async def test_stats_go_on_when_the_server_is_back() -> None:
     """A restart is told, on standard error, and is not the end."""
     async with serving("serve", "--dev", "--port", "0") as server:
@@ -98,6 +110,60 @@ async def test_stats_go_on_when_the_server_is_back() -> None:
             await stats.wait_text("trying again", errors=True)
             async with serving("serve", "--dev", "--port", port):
                 await stats.wait_text("answers again", errors=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b'{"ok":true}', "missing required field .*realtime server"),
+        (b'{"hub":[]}', ".*realtime server"),
+        (b"[]", "got `array`.*realtime server"),
+        (b"null", "got `null`.*realtime server"),
+        (b"<html>", "not answered with JSON.*realtime server"),
+        (b"[" * 5000, "not answered with JSON.*realtime server"),
+        (b'"\xff"', "not answered with JSON.*realtime server"),
+    ],
+)
+@pytest.mark.parametrize("command", [["stats"], ["top"], ["stats", "--json", "--once"]])
+async def test_answer_of_another_server_is_told(command: list[str], answer: bytes, said: str) -> None:
+    """In one line, whatever it is."""
+    await told_of(command, b"200 OK\r\nContent-Type: application/json", answer, said)
+
+
+@pytest.mark.parametrize(
+    ("head", "answer", "said"),
+    [
+        (b"200 OK\r\nContent-Encoding: gzip", b"xx", "decompressing.*realtime server"),
+        (b"500 Oh\r\nContent-Type: application/json", b'{"code":"\xff","message":"x"}', "with status 500"),
+        (b"302 Found\r\nLocation: /", b"", "with status 302"),
+    ],
+)
+async def test_answer_that_cannot_be_read_is_told(head: bytes, answer: bytes, said: str) -> None:
+    """Packed wrongly, not in UTF-8, from elsewhere."""
+    await told_of(["stats"], head, answer, said)
+
+
+async def test_bench_is_told_of_a_refusal_that_cannot_be_read() -> None:
+    """By its status."""
+    await told_of(["bench"], b"403 No", b'{"code":"\xff","message":"x"}', "HTTP/1.1 403 No", key="key")
+
+
+async def told_of(command: list[str], head: bytes, answer: bytes, said: str, *, key: str = "") -> None:
+    """Run a command against somebody who answers this to whatever he is asked, and see that it is told."""
+    length = f"\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 " + head + length + answer)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listener, *_ = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        ended = await realtime(*command, "--url", url, REALTIME_KEY=key)
+        nursery.cancel_scope.cancel()
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch(f"realtime: .*{said}.*\n", ended.err)
 
 
 # -- bench -----------------------------------------------------------------------------------------------------------
@@ -155,7 +221,7 @@ async def test_bench_tells_what_the_server_refuses() -> None:
     report = json.loads(ended.out)
     assert ended.code == 1
     assert report["refused"] > 0
-    assert "publishes were refused: " in ended.err
+    assert "publishes were refused or had no answer: " in ended.err
     assert "publish_rate" in ended.err
     assert report["lost"] == 0
 
@@ -167,6 +233,14 @@ async def test_bench_of_a_topic_that_is_refused_fails() -> None:
             ended = await realtime("bench", server.url, "--topic", "user:7", "--transport", transport)
             assert (ended.code, ended.out) == (1, "")
             assert ended.err.startswith("realtime: PERMISSION_DENIED: ")
+
+
+async def test_bench_that_is_refused_in_many_places_fails_once() -> None:
+    """Each process is refused, and one line says so."""
+    async with open_server(dev=True, port=0) as server:
+        ended = await realtime("bench", server.url, "--processes", "6", "--topic", "user:7")
+    assert (ended.code, ended.out) == (1, "")
+    assert re.fullmatch(r"realtime: PERMISSION_DENIED: .*\n", ended.err)
 
 
 async def test_ctrl_c_ends_bench_and_its_processes() -> None:

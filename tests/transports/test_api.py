@@ -647,3 +647,30 @@ async def test_session_outlives_a_topic_that_a_program_has_removed(autojump_cloc
         engine.drop_topic("session:s")
         await trio.sleep(200)
         assert engine.statistics().progress.kept == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/healthz"),
+        ("GET", "/api/v1/stats"),
+        ("GET", "/nowhere"),
+        ("GET", "/api/v1/topics/room:nobody"),
+        ("DELETE", "/healthz"),
+        ("GET", "/poll?topic=room:a&timeout=0"),
+        ("GET", "/poll?topic=bad"),
+        ("GET", "/sse?topic=bad"),
+        ("POST", "/sse/nobody"),
+        ("POST", "/api/v1/publish"),
+        ("POST", "/api/v1/publish/batch"),
+        ("OPTIONS", "/poll"),
+    ],
+)
+async def test_json_of_an_answer_ends_with_a_newline(method: str, target: str) -> None:
+    """So that no prompt sticks to it in a terminal, whoever has answered: one line, and its whole length told."""
+    async with running(dev=True) as server, connect(server.address[1]) as raw:
+        body = b'{"topic":"room:a","data":1}' if method == "POST" else b""
+        response = await raw.request(method, target, body=body)
+        assert response.header("content-type") == "application/json"
+        assert response.body.endswith(b"}\n")
+        assert response.body.count(b"\n") == 1

@@ -472,3 +472,21 @@ async def test_forwarded_address_is_believed_of_a_trusted_proxy_only() -> None:
                 async with client.stream("GET", "/sse?topic=room:a", headers=headers):
                     (connection,) = engine.connections
                     assert connection.statistics().address == expected
+
+
+async def test_plain_get_of_a_websocket_path_says_what_it_lacks_under_a_prefix_too() -> None:
+    """Unless something else is served there."""
+    app = QuartTrio("theirs")
+    engine = Engine(Settings(dev=True))
+    for path, transport in (("/a/{id}", "websocket"), ("/b/{id}", "websocket"), ("/b/{id}", "state")):
+        state = {"state": lambda topic: {"of": topic}} if transport == "state" else {}
+        engine.routes.add(Route(path=path, topic="room:{id}", transport=transport, **state))
+    app.register_blueprint(make_blueprint(engine, url_prefix="/live"))
+    async with app.test_app() as running:
+        client = running.test_client()
+        for path in ("/live/ws", "/live/a/1"):
+            response = await client.get(path)
+            assert (response.status_code, response.headers["Upgrade"]) == (426, "websocket")
+            assert "no `Upgrade`" in (await response.get_json())["message"]
+        assert (await (await client.get("/live/b/1")).get_json()) == {"of": "room:1"}
+        assert (await client.get("/ws")).status_code == 404

@@ -417,3 +417,14 @@ async def serving_closed() -> AsyncIterator[Server]:
         server.routes.add(Route(path="/ws/s/{name}", topic="session:{name}", transport="websocket"))
         server.routes.add(Route(path="/st/s/{name}", topic="session:{name}", transport="state", state=lambda _: {}))
         yield server
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws/parallel/s-1", "/ws?topic=room:a"])
+async def test_plain_get_of_a_websocket_path_says_what_it_lacks(path: str) -> None:
+    """As where a proxy leaves the upgrade out: 426, and not that there is nothing."""
+    async with serving() as server, connect(server.address[1]) as raw:
+        response = await raw.request("GET", path)
+        assert (response.status, response.header("upgrade")) == (426, "websocket")
+        assert "no `Upgrade`: does a proxy" in response.json()["message"]
+        assert (await raw.request("GET", "/ws/nothing/here/at/all")).status == 404
+        assert (await raw.request("POST", "/ws", body=b"{}")).status == 404

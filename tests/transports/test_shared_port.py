@@ -179,7 +179,7 @@ async def test_head_request_gets_no_body_and_keeps_the_connection(port: int) -> 
         await raw.send(request_bytes("HEAD", "/healthz") + request_bytes("GET", "/readyz"))
         head = await raw.read_until(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
-        assert b"content-length: 15" in head.lower()
+        assert b"content-length: 16" in head.lower()
         assert (await raw.read_response()).json() == {"status": "ready"}
 
 

@@ -97,8 +97,18 @@ async def test_function_is_asked_in_the_way_that_it_takes(authenticate, user, au
     assert (await login(authenticate)("t", Carrier.COOKIE)).user == user
 
 
-async def test_server_without_a_function_knows_no_tokens():
-    assert (await refused(login())).code == "AUTH_FAILED"
+@pytest.mark.parametrize(
+    ("carrier", "said"),
+    [
+        (Carrier.HEADER, "this is no API key of this server, and it takes no tokens"),
+        (Carrier.QUERY, "this server takes no tokens"),
+    ],
+)
+async def test_server_without_a_function_knows_no_tokens(carrier, said):
+    """What it might have been is said: an API key too, where one is taken."""
+    with pytest.raises(CommandError) as caught:
+        await login(keys=("right",))(SECRET, carrier)
+    assert (caught.value.code, caught.value.message) == ("AUTH_FAILED", said)
 
 
 @pytest.mark.parametrize("token", ["", "x" * (MAX_TOKEN_CHARACTERS + 1)])

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, has_request_context, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from realtime.engine import Engine
 from realtime.errors import CommandError, ErrorCode
+from realtime.routes import Transport
 from transports.http.api import API
 from transports.http.dispatch import MAX_BODY_BYTES, add_endpoints, end_if_unread, error_answer, failure_answer
 from transports.http.endpoints import Access, Endpoint, Endpoints
 from transports.http.front_door import FRONT_DOOR
 from transports.http.openapi import openapi_document
 from transports.http.pages import make_pages
+from transports.responses import UPGRADE_HEADERS, UPGRADE_STATUS, upgrade_required
 
 __all__ = ["make_api", "make_app"]
 
@@ -51,6 +53,12 @@ def make_app(engine: Engine) -> QuartTrio:
 
     @app.errorhandler(404)
     async def not_found(_error: Exception) -> Response:
+        # Not for a WebSocket that finds nothing here.
+        path = request.path if has_request_context() and request.method == "GET" else ""
+        if path == "/ws" or engine.routes.find(path, Transport.WEBSOCKET):
+            response = error_answer(upgrade_required(), status=UPGRADE_STATUS)
+            response.headers.update(UPGRADE_HEADERS)
+            return response
         return error_answer(CommandError(ErrorCode.BAD_REQUEST, "there is nothing at this path"), status=404)
 
     @app.errorhandler(405)

@@ -25,7 +25,7 @@ from transports.body import check_depth
 from transports.credentials import HeaderMap, allowed_origin, check_right, cors_headers, preflight_headers
 from transports.http.endpoints import JSON, Access, Answer, Endpoint
 from transports.proxies import Peer, TrustedProxies
-from transports.responses import error_body, error_headers, status_of
+from transports.responses import as_line, error_body, error_headers, status_of
 
 __all__ = ["MAX_BODY_BYTES", "add_endpoints", "end_if_unread", "error_answer", "failure_answer"]
 
@@ -261,5 +261,5 @@ def _respond(endpoint: Endpoint, answer: object) -> Response:
         response = Response(b"", status, headers=headers)
         del response.headers["Content-Type"]
         return response
-    body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    body = answer if isinstance(answer, bytes) else as_line(msgspec.json.encode(answer))
     return Response(body, status, content_type=endpoint.media, headers=headers)

@@ -58,9 +58,9 @@ def _connections(facts: EngineStatistics) -> Iterator[Metric]:
     yield _counter("revoked", "Tokens and users that were revoked.", facts.revoked)
     yield _counter("revoked_refused", "Logins that were refused as revoked.", facts.revoked_refused)
     yield _gauge("presence_topics", "Topics that have members.", facts.presence.topics)
-    yield _gauge("presence_members", "Members of topics, each in each topic.", facts.presence.members)
-    yield _counter("presence_joins", "Joins that were told.", facts.presence.joins)
-    yield _counter("presence_leaves", "Leaves that were told.", facts.presence.leaves)
+    yield _gauge("presence_members", "Members of topics, each in each topic; also who lingers.", facts.presence.members)
+    yield _counter("presence_joins", "Joins that were told, a moment later.", facts.presence.joins)
+    yield _counter("presence_leaves", "Leaves that were told, a moment or a linger later.", facts.presence.leaves)
 
 
 def _messages(facts: EngineStatistics) -> Iterator[Metric]:

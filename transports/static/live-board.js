@@ -58,6 +58,10 @@ class Row {
   #why = make("span", { class: "why" });
   latest = null;
   wish = null;
+  /** It hears nothing any more. */
+  ended = false;
+  /** There was more after its values, which is lost. */
+  old = false;
 
   constructor(topic, { remove, tail }) {
     this.topic = topic;
@@ -80,20 +84,23 @@ class Row {
 
   hear(message) {
     this.latest = message;
-    say(this.#why, "");
+    this.old = false;
+    if (this.ended) this.tell(null);
+    this.ended = false;
   }
 
-  fail(error) {
-    say(this.#why, `${error.code}: ${error.message}`);
+  tell(error) {
+    say(this.#why, error ? `${error.code}: ${error.message}` : "");
   }
 
   draw(names) {
+    this.element.toggleAttribute("data-old", this.old);
     say(this.#updated, this.latest ? clock(this.latest.time) : "–");
     if (!this.latest) return;
     const { data, time } = this.latest;
     const values = valuesOf(data);
-    for (const name of names) this.#cells.get(name).show(values[name]);
-    const first = names.find((name) => typeof values[name] === "number");
+    for (const name of names) this.#cells.get(name).show(Object.hasOwn(values, name) ? values[name] : undefined);
+    const first = names.find((name) => Object.hasOwn(values, name) && typeof values[name] === "number");
     if (first) {
       this.#trend.add(time / 1000, values[first]);
       this.#trend.draw();
@@ -160,7 +167,15 @@ export class Board {
         row.hear(message);
         changed();
       },
-      ended: (error) => error && row.fail(error),
+      gap: () => {
+        row.old = true;
+        changed();
+      },
+      ended: (error) => {
+        if (!error) return;
+        row.ended = true;
+        row.tell(error);
+      },
     });
     changed();
     this.#head();
@@ -197,9 +212,12 @@ export class Board {
     this.#changed = new Set(this.#rows.values());
     this.#draw();
     const changes = { fields: fields.length ? fields : null, maxRate };
-    const all = await Promise.allSettled([...this.#rows.values()].map(({ wish }) => wish.update(changes)));
-    const refused = all.find(({ status }) => status === "rejected");
-    this.#tell(refused ? `${refused.reason.code}: ${refused.reason.message}` : "");
+    const rows = [...this.#rows.values()].filter(({ ended }) => !ended);
+    const errors = await Promise.all(rows.map(({ wish }) => wish.update(changes).then(() => null, (error) => error)));
+    // What all are refused is said once.
+    const common = errors.length > 1 && errors.every((error) => error?.code === errors[0]?.code) ? errors[0] : null;
+    this.#tell(common ? `${common.code}: ${common.message}` : "");
+    rows.forEach((row, n) => row.ended || row.tell(common ? null : errors[n]));
   }
 
   #flush() {

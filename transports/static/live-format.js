@@ -29,10 +29,16 @@ export function clock(milliseconds, fraction = false) {
   return fraction ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-export const decimals = (number) => Math.min(MOST_DECIMALS, (String(number).split(".")[1] ?? "").length);
+/** As many as the number has without an exponent: of 1.5e-7 eight. */
+export function decimals(number) {
+  const [digits, exponent = 0] = String(number).split("e");
+  return Math.min(MOST_DECIMALS, Math.max(0, (digits.split(".")[1] ?? "").length - exponent));
+}
 
 export function fixed(number, places) {
   if (Number.isInteger(number) && !places) return whole.format(number);
+  // It would be shown as nothing, and is something.
+  if (number && Math.abs(number) < 10 ** -places / 2) return String(number);
   return number.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
 }
 

@@ -1,9 +1,17 @@
 // The box to publish from: by the page's own client, as any other peer would.
 import { find, say } from "./live-dom.js";
-import { count } from "./live-format.js";
+import { count, shorten } from "./live-format.js";
 
 /** Milliseconds without a key before a reader is told: half a word is never JSON. */
 const PAUSE = 400;
+const TOKEN = /"(?:[^"\\]+|\\.)*"|-?\d[\d.eE+-]*/g;
+
+/** The first number in a JSON text that JavaScript would make another one of. */
+const inexact = (text) =>
+  text.match(TOKEN)?.find((token) => {
+    if (token.startsWith('"')) return false;
+    return /[.eE]/.test(token) ? !Number.isFinite(Number(token)) : !Number.isSafeInteger(Number(token));
+  });
 
 export class Publish {
   #link;
@@ -19,7 +27,11 @@ export class Publish {
       this.#publish();
     });
     form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+      if (event.key !== "Enter") return;
+      const sends = event.ctrlKey || event.metaKey;
+      // Held down it is one message all the same.
+      if (event.repeat && (sends || event.target.tagName === "INPUT")) event.preventDefault();
+      else if (sends) form.requestSubmit();
     });
     find("publish-data").addEventListener("input", () => {
       const why = this.#check();
@@ -34,12 +46,14 @@ export class Publish {
     this.#along = topic;
   }
 
-  /** Why what stands there is not JSON; nothing if it is. */
+  /** Why what stands there is not JSON, or not what would go out; nothing if it is. */
   #check() {
     const input = find("publish-data");
     let why = "";
     try {
       JSON.parse(input.value);
+      const number = inexact(input.value);
+      if (number) why = `${shorten(number, 40)} would be rounded: it is too large for a number of JavaScript. Put it in quotes.`;
     } catch (error) {
       why = input.value.trim() ? `Not JSON (text stands in double quotes): ${error.message}` : "Some JSON is needed.";
     }
@@ -48,7 +62,7 @@ export class Publish {
   }
 
   async #publish() {
-    if (this.#check()) return;
+    if (find("publish-go").disabled || this.#check()) return;
     clearTimeout(this.#telling);
     const data = JSON.parse(find("publish-data").value);
     const topic = find("publish-topic").value.trim();

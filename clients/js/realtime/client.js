@@ -17,7 +17,7 @@ const CLOSES = { 4001: "AUTH_FAILED", 4003: "PERMISSION_DENIED", 4102: "TOKEN_EX
 
 const lost = (text = "the connection was lost") => new RealtimeError("UNAVAILABLE", text);
 const forGood = (code) => [1002, 1003, 1007, 1009].includes(code) || (code >= 4000 && code < 4100 && code !== 4029);
-const refused = ({ status }) => status >= 400 && status < 500 && ![408, 429].includes(status);
+const refused = ({ status }) => status < 500 && ![408, 429].includes(status);
 const keyOf = (...view) => JSON.stringify(view, (_, value) => value ?? undefined);
 const wire = ({ maxRate, ...view }) => ({ ...view, max_rate: maxRate });
 
@@ -29,8 +29,8 @@ const deferred = () => {
 };
 
 const page = (step, wake) => {
-	for (const target of [globalThis, globalThis.document])
-		for (const event of ["online", "resume", "visibilitychange"]) target?.[`${step}EventListener`]?.(event, wake);
+	for (const event of ["online", "resume", "visibilitychange"])
+		for (const target of [globalThis, globalThis.document]) target?.[`${step}EventListener`]?.(event, wake);
 };
 
 export class Client extends Events {
@@ -44,7 +44,7 @@ export class Client extends Events {
 	#standIn = {}; // instead of a better transport
 	#topics = new Map();
 	#link;
-	#run = 0; // a later one makes an earlier one stop
+	#run = 0; // ends the one before
 	#nap;
 	#up = deferred();
 	#error;
@@ -85,7 +85,8 @@ export class Client extends Events {
 		if (this.state === "closed") throw this.#error;
 		const view = { fields, filter, mode, maxRate };
 		const at = recover?.cursor == null ? recover : decodeCursor(recover.cursor).find(({ topic }) => topic === name);
-		const from = at && { epoch: at.epoch, offset: at.offset, last: at.last };
+		const { epoch, offset, last } = at ?? {};
+		const from = at && { epoch, offset, last };
 		const key = keyOf(view, from);
 		const topic = this.#topics.get(name) ?? new Topic(name);
 		const first = !topic.subs.size;
@@ -95,9 +96,10 @@ export class Client extends Events {
 		topic.subs.add(sub);
 		this.#topics.set(name, topic);
 		if (topic.live && (!first || topic.plain))
-			queueMicrotask(
-				() => topic.live && sub._tell("subscribed", { type: "subscribed", topic: name, ...topic.position }),
-			);
+			queueMicrotask(() => {
+				if (topic.live && topic.subs.has(sub))
+					sub._tell("subscribed", { type: "subscribed", topic: name, ...topic.position });
+			});
 		else if (first && this.#link?.open) this.#join(topic);
 		return sub;
 	}
@@ -171,26 +173,25 @@ export class Client extends Events {
 			}
 			const end = await this.#round(reason, run);
 			if (run !== this.#run) return;
-			const { error, opener, welcomed } = end;
-			if (opener && error.status < 429 && !LOGIN.includes(error.code)) {
-				this.#end(this.#topics.get(opener.topic), error);
+			const { error, first } = end;
+			if (first && error.status < 429 && !LOGIN.includes(error.code)) {
+				this.#end(first, error);
 				continue;
 			}
 			const after = (error.retryAfter ?? 0) * 1000;
-			failures = end.healthy ? 0 : failures + 1;
-			refusals = welcomed ? 0 : refusals;
+			if (end.healthy) failures = refusals = 0;
+			else failures++;
 			reason = "connect";
-			const pause = end.soon ? Math.random() * end.soon : backoff(failures, this.#options);
-			let wait = Math.max(pause, after);
+			let wait = Math.max(end.soon ? Math.random() * end.soon : backoff(failures, this.#options), after);
 			if (LOGIN.includes(error.code)) {
 				reason = error.code;
-				end.final = typeof token !== "function" || end.token === null;
+				end.final = typeof token !== "function" || !end.token;
 				if (!refusals++) wait = 0;
 			}
 			if (end.final || failures >= tries) {
 				this.#remember({});
-				this._emit("error", error);
-				return this.#giveUp("failed", error);
+				this.#giveUp("failed", error);
+				return this._emit("error", error);
 			}
 			this.#set(undefined, { retryIn: wait, error });
 			await this.#sleep(wait, Date.now() + after);
@@ -200,11 +201,9 @@ export class Client extends Events {
 	async #round(reason, run) {
 		const { name, until } = this.#standIn;
 		const first = Date.now() < until ? this.#transports.indexOf(name) : 0;
-		let end = { error: lost("no transport") };
-		for (const transport of this.#transports.slice(Math.max(0, first))) {
-			end = await this.#attempt(transport, reason, run);
-			if (end.welcomed || !end.next) break;
-		}
+		let end = { error: lost("no transport"), next: true };
+		for (const transport of this.#transports.slice(Math.max(0, first)))
+			if (end.next) end = await this.#attempt(transport, reason, run);
 		return end;
 	}
 
@@ -231,8 +230,9 @@ export class Client extends Events {
 			return { error: lost(error?.message) };
 		}
 		if (run !== this.#run) return {};
-		const wanted = this.#wanted();
-		const opener = wanted.length && this.#subscribe(wanted[this.#turn++ % wanted.length]);
+		const wanted = [...this.#topics.values()].filter(({ subs }) => subs.size);
+		const first = transport === "sse" && wanted[this.#turn++ % wanted.length];
+		const opener = first && this.#subscribe(first);
 		return new Promise((resolve) => {
 			let welcomed;
 			let heardAt;
@@ -245,10 +245,10 @@ export class Client extends Events {
 			const check = () => {
 				clearTimeout(timer);
 				const left = silence - (Date.now() - heardAt);
-				if (left > 0) timer = setTimeout(check, left);
+				if (left > 0 && left <= silence) timer = setTimeout(check, left);
 				else if (silence) link.end();
 			};
-			const end = ({ code = 0, error = said, refused: opened, ...info } = {}) => {
+			const end = ({ code = 0, error = said, next, ...info } = {}) => {
 				if (link.ended) return;
 				link.ended = true;
 				clearTimeout(timer);
@@ -256,9 +256,9 @@ export class Client extends Events {
 				if (!(error instanceof RealtimeError))
 					error = new RealtimeError(CLOSES[why] ?? "UNAVAILABLE", goodbye.reason ?? error?.message ?? lost().message);
 				error.retryAfter ??= goodbye.retry_after;
-				const healthy = welcomed && Date.now() - welcomed > minDelay / 2;
+				const healthy = Date.now() - welcomed > minDelay / 2;
 				const final = !(goodbye.reconnect ?? !forGood(why)) || refused(error);
-				resolve({ soon: link.soon, ...info, error, token, opener: opened, welcomed, healthy, final });
+				resolve({ soon: link.soon, token, first, ...info, error, next: next && !welcomed, healthy, final });
 				if (this.#link === link) this.#lose();
 				link.io?.close();
 			};
@@ -269,20 +269,19 @@ export class Client extends Events {
 					welcomed = heardAt;
 					link.open = true;
 					silence = (push.ping_interval + 10) * 1000; // NaN among tabs, which have locks
-					this.#welcome(push, transport, opener);
+					this.#welcome(push, transport);
 					check();
 				} else if (push.type === "disconnect") goodbye = push;
 				else if (push.type === "error" && push.id === undefined) this._emit("error", (said = RealtimeError.of(push)));
 				else this.#hear(push);
 			};
 
-			const link = (this.#link = { end, check });
+			const link = (this.#link = { end, check, first });
 			const ask = (why) => this.#token(why);
 			const cursor = encodeCursor(this.placed);
 			if (LINKS[transport]) timer = setTimeout(end, connectTimeout, { next: true });
 			try {
-				const env = { ...this.#options, token, ask, cursor, opener, hear, heard, end, idle: () => this.#flush() };
-				link.io = make(env);
+				link.io = make({ ...this.#options, token, ask, cursor, opener, hear, heard, end, idle: () => this.#flush() });
 				if (link.ended) link.io.close();
 			} catch (error) {
 				end({ error, next: true });
@@ -290,14 +289,14 @@ export class Client extends Events {
 		});
 	}
 
-	#welcome({ connection, user = null, limits, topics, transport }, name, opener) {
+	#welcome({ connection, user = null, limits, topics, transport }, name) {
 		const { name: before, until } = this.#standIn;
 		// What worked twice comes first for a day.
 		if (name === this.#transports[0]) this.#remember({});
 		else if (!(Date.now() < until)) this.#remember({ name, until: before === name && Date.now() + DAY });
 		Object.assign(this, { connection, user, transport: transport ?? name });
 		this.#limit = limits?.max_message_bytes ?? Infinity;
-		for (const standing of topics) this.#stand(standing, standing.topic === opener?.topic);
+		for (const standing of topics) this.#stand(standing, standing.topic === this.#link.first?.name);
 		for (const topic of this.#topics.values()) {
 			if (topic.live) continue;
 			if (topic.subs.size) this.#join(topic);
@@ -315,9 +314,10 @@ export class Client extends Events {
 			topic.live = false;
 			clearTimeout(topic.timer);
 		}
-		const waiting = [...this.#waiting.values()];
-		this.#waiting.clear();
-		for (const done of waiting) done({ type: "lost" });
+		for (const [id, done] of this.#waiting) {
+			this.#waiting.delete(id);
+			done({ type: "lost" });
+		}
 	}
 
 	#giveUp(state, error) {
@@ -357,10 +357,6 @@ export class Client extends Events {
 		}
 	};
 
-	#wanted() {
-		return [...this.#topics.values()].filter(({ subs }) => subs.size);
-	}
-
 	#positions(counts) {
 		return [...this.#topics.values()]
 			.filter((topic) => topic.position && counts(topic))
@@ -378,12 +374,12 @@ export class Client extends Events {
 	}
 
 	#join(topic) {
-		if (topic.recover && this.#link.io?.left?.has(topic.name)) return this.#start();
+		if (topic.recover && this.#link.io.left?.has(topic.name)) return this.#start();
 		if (topic.placed) this.#send({ type: "unsubscribe", topic: topic.name });
 		topic.live = false;
 		this.#send(this.#subscribe(topic), (reply) => {
 			if (this.#topics.get(topic.name) !== topic || reply.type === "lost") return;
-			if (reply.type === "error") this.#refused(topic, RealtimeError.of(reply));
+			if (reply.type === "error") this.#refused(topic, RealtimeError.of(reply), reply.final);
 			else this.#stand(reply, true);
 		});
 	}
@@ -403,12 +399,12 @@ export class Client extends Events {
 		topic.tell(push.type, push);
 	}
 
-	#refused(topic, error) {
-		if (error.code === "AUTH_REQUIRED") return this.#link.end({ error }); // no topic's fault
+	#refused(topic, error, final) {
+		if (!final && error.code === "AUTH_REQUIRED") return this.#link.end({ error }); // no topic's fault
 		// The first of them where it was live before.
-		if (PASSING.indexOf(error.code) < (topic.position ? 0 : 1)) return this.#end(topic, error);
-		const again = () => this.#link?.open && this.#join(topic);
-		topic.timer = setTimeout(again, error.retryAfter * 1000 || backoff(1, this.#options));
+		if (final || PASSING.indexOf(error.code) < (topic.position && !topic.recover ? 0 : 1))
+			return this.#end(topic, error);
+		topic.timer = setTimeout(() => this.#join(topic), error.retryAfter * 1000 || backoff(1, this.#options));
 	}
 
 	#end(topic, error) {
@@ -423,8 +419,10 @@ export class Client extends Events {
 		if (topic.subs.size || this.#topics.get(topic.name) !== topic) return;
 		if (topic.placed && topic.live && topic.plain) return;
 		this.#end(topic);
-		if (!this.#link?.open) return;
-		this.#link.io?.left?.add(topic.name);
+		const link = this.#link;
+		if (link?.first === topic && !link.open) return this.#start();
+		if (!link?.open) return;
+		link.io.left?.add(topic.name);
 		this.#send({ type: "unsubscribe", topic: topic.name });
 	}
 
@@ -437,13 +435,14 @@ export class Client extends Events {
 	#hear(push) {
 		const { id, type, topic: name } = push;
 		if (id !== undefined) {
-			const done = this.#waiting.get(id);
+			this.#waiting.get(id)?.(push);
 			this.#waiting.delete(id);
-			return done?.(push);
+			return;
 		}
 		const topic = this.#topics.get(name);
 		if (type === "subscribed") this.#stand(push);
-		else if (type === "token_expiring") this.#refresh();
+		else if (type === "token_expiring")
+			setTimeout(() => this.#refresh(), push.expires_in * 150 + 150); // the next may be as near its end
 		else if (type === "ping") {
 			for (const { topic: each, epoch, offset } of push.positions ?? []) {
 				const at = this.#topics.get(each);
@@ -464,9 +463,8 @@ export class Client extends Events {
 	}
 
 	async #refresh() {
-		if (typeof this.#options.token !== "function") return;
 		try {
-			const token = await this.#token("expiring");
+			const token = this.#link?.open && typeof this.#options.token === "function" && (await this.#token("expiring"));
 			if (!token) return;
 			const { topics } = await this._call({ type: "auth", token, cursor: encodeCursor(this.placed) });
 			for (const standing of topics) this.#stand(standing);
@@ -475,22 +473,20 @@ export class Client extends Events {
 		}
 	}
 
-	/** Over many connections; a request is not repeated. */
 	async _call(command, { timeout = 10000, signal } = {}) {
 		if (this.#calls >= MOST) throw new RealtimeError("LIMIT_EXCEEDED", "too many calls wait");
 		signal?.throwIfAborted();
+		command = JSON.parse(JSON.stringify(command)); // else the flush would throw
 		const stop = deferred();
-		const timer = setTimeout(() => stop.reject(new RealtimeError("TIMEOUT", "no answer")), timeout);
+		const timer = setTimeout(() => stop.reject(new RealtimeError("TIMEOUT", "no answer")), Math.min(timeout, 1 << 30));
 		const abort = () => stop.reject(signal.reason);
 		signal?.addEventListener("abort", abort);
 		this.#calls++;
-		let sent;
 		try {
 			for (;;) {
 				await Promise.race([this.#up.promise, stop.promise]);
 				if (!this.#link?.open) continue;
-				sent = { ...command };
-				const reply = await Promise.race([new Promise((resolve) => this.#send(sent, resolve)), stop.promise]);
+				const reply = await Promise.race([new Promise((resolve) => this.#send(command, resolve)), stop.promise]);
 				if (reply.type === "error") throw RealtimeError.of(reply);
 				if (reply.type !== "lost") return reply;
 				if (command.type === "request") throw lost();
@@ -499,8 +495,8 @@ export class Client extends Events {
 			this.#calls--;
 			clearTimeout(timer);
 			signal?.removeEventListener("abort", abort);
-			this.#waiting.delete(sent?.id);
-			this.#out = this.#out.filter((waits) => waits !== sent);
+			if (this.#waiting.delete(command.id)) this.#link.io.forget?.(command.id);
+			this.#out = this.#out.filter((waits) => waits !== command);
 		}
 	}
 

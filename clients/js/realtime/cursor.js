@@ -1,6 +1,6 @@
 import { RealtimeError } from "./error.js";
 
-const quote = (topic) => encodeURIComponent(topic).replace(/[!~]/g, (c) => (c === "!" ? "%21" : "%7E"));
+const quote = (topic) => encodeURIComponent(topic).replaceAll("!", "%21").replaceAll("~", "%7E");
 
 export const encodeCursor = (positions) =>
 	positions
@@ -16,4 +16,4 @@ export const decodeCursor = (text) =>
 	});
 
 /** Whether nothing is missing between. */
-export const reaches = (from, to) => !to || (from?.epoch === to.epoch && from.offset <= to.offset);
+export const reaches = (from, to) => !to || (from?.epoch === to.epoch && from?.offset <= to.offset);

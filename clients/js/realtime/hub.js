@@ -3,6 +3,10 @@ import { decodeCursor, reaches } from "./cursor.js";
 import { RealtimeError } from "./error.js";
 
 const at = (positions, name) => positions.find(({ topic }) => topic === name);
+const unwire = ({ max_rate: maxRate, ...view }) => ({ ...view, maxRate });
+const keyOf = (topic, { fields, filter, mode, max_rate }) => JSON.stringify([topic, fields, filter, mode, max_rate]);
+
+const lost = new RealtimeError("UNAVAILABLE", "no answer");
 
 /**
  * The server of the tabs. Its first client is for all. Another one brings a second view of a topic, or what a tab has
@@ -15,18 +19,18 @@ export class Hub {
 	#asked = new Map();
 
 	hear(id, data, post) {
-		if (data.type === "hello") this.#greet(id, data, post);
+		const tab = this.#tabs.get(id);
+		if (data.type === "hello") tab ?? this.#greet(id, data, post);
 		else if (data.type === "token") this.#asked.get(data.n)?.(data.token);
-		else if (this.#tabs.has(id)) this.#obey(this.#tabs.get(id), JSON.parse(data));
+		else if (tab) this.#obey(tab, JSON.parse(data));
 	}
 
 	close() {
-		for (const id of this.#tabs.keys()) this.#drop(id);
+		this.#tabs.forEach((_, id) => this.#drop(id));
 	}
 
 	#greet(id, hello, post) {
-		if (this.#tabs.has(id)) return;
-		const tab = { ...hello, post, at: decodeCursor(hello.cursor) };
+		const tab = { ...hello, post, at: decodeCursor(hello.cursor), calls: new Map() };
 		const [main] = this.#clients;
 		this.#tabs.set(id, tab);
 		navigator.locks.request(hello.lock, () => this.#drop(id));
@@ -38,14 +42,14 @@ export class Hub {
 
 	/** Whether a client brings all that follows these positions. */
 	#current({ placed }, positions) {
-		return placed.every((position) => reaches(position, at(positions, position.topic)));
+		return placed.every((each) => reaches(each, at(positions, each.topic)));
 	}
 
 	#welcome(tab) {
 		const { connection, user, transport, placed } = tab.client;
-		const topics = placed.map((position) => {
-			const before = at(tab.at, position.topic);
-			return { ...position, recovered: before && reaches(position, before) ? "full" : "none" };
+		const topics = placed.map((each) => {
+			const before = at(tab.at, each.topic);
+			return { ...each, recovered: before && reaches(each, before) ? "full" : "none" };
 		});
 		tab.welcomed = true;
 		tab.post({ type: "welcome", connection, user, transport, topics });
@@ -54,13 +58,13 @@ export class Hub {
 	#drop(id) {
 		const tab = this.#tabs.get(id);
 		if (!this.#tabs.delete(id)) return;
+		for (const call of tab.calls.values()) call.abort(lost);
 		this.#leave(tab);
 		this.#settle();
 	}
 
 	#open({ url, cursor, token, options }) {
-		const ask = ({ reason }) => this.#ask(reason);
-		const client = new Client(url, { ...options, cursor, token: token === true ? ask : token });
+		const client = new Client(url, { ...options, cursor, token: token === true ? (why) => this.#ask(why) : token });
 		const followers = () => [...this.#tabs.values()].filter((tab) => tab.client === client);
 		this.#clients.push(client);
 		client.on("state", ({ state, error, ...change }) => {
@@ -70,6 +74,8 @@ export class Hub {
 				else if (state === "connected" && !tab.welcomed) this.#welcome(tab);
 				else tab.post({ type: "state", state, ...change, error: error?.toJSON() });
 			}
+			for (const feed of this.#feeds)
+				if (state === "failed" && feed.client === client) feed.sub.unsubscribe(feed.sub._stop(error));
 			this.#settle();
 		});
 		this.#pass(client, ["message", "gap"], followers);
@@ -84,74 +90,93 @@ export class Hub {
 			});
 	}
 
-	async #ask(reason) {
-		for (const { post } of this.#tabs.values()) {
-			const n = Math.random();
+	async #ask({ reason }) {
+		const n = Math.random();
+		const tabs = this.#tabs.values();
+		for (let silent = 0; ;) {
+			const { value: tab } = tabs.next();
+			if (tab) tab.post({ type: "token", n, reason }, silent++);
+			else if (silent-- < 1) throw lost;
 			const token = await new Promise((resolve) => {
-				this.#asked.set(n, resolve);
-				post({ type: "token", n, reason });
-				setTimeout(resolve, 5000); // it is frozen
+				this.#asked.set(n, (found) => resolve(found, silent--, this.#asked.delete(n)));
+				setTimeout(resolve, tab ? 5000 : 60_000); // it is frozen, or slow
 			});
-			this.#asked.delete(n);
 			if (token !== undefined) return token;
 		}
-		throw new RealtimeError("UNAVAILABLE", "no tab answers");
 	}
 
 	#obey(tab, command) {
 		const { type, id, topic, ...rest } = command;
-		const answer = (reply) => tab.post({ ...reply, id });
+		const answer = (reply) => reply && tab.post({ ...reply, id });
 		if (type === "batch") {
 			for (const each of rest.commands) this.#obey(tab, each);
 			answer({});
 		} else if (type === "subscribe") this.#join(tab, id, topic, rest);
 		else if (type === "unsubscribe") this.#leave(tab, topic);
-		else if (type === "update") {
-			const { view, sub } = [...this.#feeds].find((feed) => feed.topic === topic && feed.tabs.has(tab)) ?? {};
-			this.#leave(tab, topic);
-			this.#join(tab, id, topic, { ...view, ...rest, recover: sub?.position });
-		} else this.#clients[0]._call(command, { timeout: 60_000 }).then(answer, (error) => answer(error.toJSON()));
+		else if (type === "forget") tab.calls.get(id)?.abort(lost);
+		else {
+			const abort = new AbortController();
+			tab.calls.set(id, abort);
+			const options = { timeout: Infinity, signal: abort.signal };
+			const call = () => this.#clients[0]._call({ type, topic, ...rest }, options);
+			(type === "update" ? this.#update(tab, id, topic, rest) : call())
+				.then(answer, (error) => answer(error.toJSON()))
+				.then(() => tab.calls.delete(id));
+		}
+	}
+
+	async #update(tab, id, topic, changes) {
+		const feed = [...this.#feeds].filter((each) => each.topic === topic && each.tabs.has(tab)).pop();
+		if (!feed) throw new RealtimeError("NOT_SUBSCRIBED", "not subscribed");
+		const view = { ...feed.view, ...changes };
+		if (feed.tabs.size > 1) return this.#join(tab, id, topic, { ...view, recover: feed.sub.position });
+		feed.key = NaN; // for nobody else now
+		try {
+			await feed.sub.update(unwire(view));
+			feed.view = view;
+			return {};
+		} finally {
+			feed.key = keyOf(topic, feed.view);
+		}
 	}
 
 	#join(tab, id, topic, { recover, ...view }) {
-		const { max_rate: maxRate, ...same } = view;
-		const key = JSON.stringify([topic, view]);
-		const feeds = [...this.#feeds].filter((feed) => feed.topic === topic);
+		const key = keyOf(topic, view);
+		const feeds = [...this.#feeds].filter((each) => each.topic === topic);
 		let feed = feeds.find((each) => each.key === key && reaches(each.sub.position, recover));
-		if (feed?.live) tab.post({ type: "subscribed", id, topic, ...feed.sub.position, recovered: recover && "full" });
-		if (feed) return feed.tabs.set(tab, feed.live ? undefined : id);
+		if (feed) {
+			feed.tabs.set(tab, id);
+			return feed.live && feed.stand({ type: "subscribed", topic, ...feed.sub.position, recovered: recover && "full" });
+		}
 		const client =
-			this.#clients.find((each) => feeds.every((other) => other.client !== each)) ?? this.#open({ ...tab, cursor: "" });
-		const sub = client.subscribe(topic, { ...same, maxRate, recover });
+			this.#clients.find((each) => !feeds.some((other) => other.client === each)) ?? this.#open({ ...tab, cursor: "" });
+		const sub = client.subscribe(topic, { ...unwire(view), recover });
 		const waiting = new Map([[tab, id]]);
-		feed = { client, topic, view, key, sub, tabs: waiting };
-		this.#feeds.add(feed);
-		sub.on("subscribed", (reply) => {
+		const stand = (reply) => {
 			feed.live = true;
 			for (const [each, waits] of waiting) {
+				if (waits) this.#leave(each, topic, feed);
 				if (waits) each.post({ ...reply, id: waits });
 				waiting.set(each);
 			}
 			this.#settle();
-		});
+		};
+		feed = { client, topic, view, key, sub, stand, tabs: waiting };
+		this.#feeds.add(feed);
+		sub.on("subscribed", stand);
 		this.#pass(sub, ["message", "gap", "join", "leave", "presence"], () => waiting.keys());
 		sub.on("ended", (error) => {
 			this.#feeds.delete(feed);
-			for (const [each, waits] of waiting)
-				each.post({ ...error?.toJSON(), type: waits ? "error" : "unsubscribed", topic, id: waits });
+			const said = { ...error?.toJSON(), topic, final: client.state === "failed" };
+			for (const [each, id] of waiting) each.post({ ...said, type: id ? "error" : "unsubscribed", id });
 		});
 	}
 
-	#leave(tab, topic) {
+	#leave(tab, topic, but) {
 		for (const feed of this.#feeds) {
-			if ((!topic || feed.topic === topic) && feed.tabs.delete(tab) && !feed.tabs.size) this.#end(feed);
+			if (feed === but || (topic && feed.topic !== topic)) continue;
+			if (feed.tabs.delete(tab) && !feed.tabs.size) feed.sub.unsubscribe();
 		}
-	}
-
-	#end(feed) {
-		this.#feeds.delete(feed);
-		feed.tabs.clear();
-		feed.sub.unsubscribe();
 	}
 
 	/** Bring together who has caught up, and close what nobody needs. */
@@ -163,14 +188,14 @@ export class Hub {
 				const one = feeds.find(({ key, client }) => key === feed.key && client === main);
 				if (!one || one === feed || !reaches(one.sub.position, feed.sub.position)) continue;
 				for (const tab of feed.tabs.keys()) one.tabs.set(tab);
-				this.#end(feed);
+				feed.tabs.clear();
+				feed.sub.unsubscribe();
 			}
 			for (const tab of this.#tabs.values())
 				if (tab.welcomed && this.#current(main, tab.client.placed)) tab.client = main;
 		}
 		const users = [...this.#tabs.values(), ...this.#feeds];
 		const used = (client) => (client === main ? this.#tabs.size : users.some((user) => user.client === client));
-		for (const client of this.#clients) used(client) || client.close();
-		this.#clients = this.#clients.filter(used);
+		this.#clients = this.#clients.filter((client) => used(client) || client.close());
 	}
 }

@@ -24,7 +24,7 @@ export function poll(env) {
 			const { signal } = abort;
 			const answer = await (await call(env, `/poll?${query}&limit=1000&timeout=${seconds}`, { signal })).json();
 			placed = answer.topics.length > some.length; // by the login
-			if (!closed) take(answer);
+			if (!changed) take(answer);
 		} finally {
 			clearTimeout(timer);
 		}
@@ -57,7 +57,7 @@ export function poll(env) {
 				await ask([...wishes.values()], seconds);
 				if (idle && !changed) await sleep();
 			} catch (error) {
-				if (error.code === "LIMIT_EXCEEDED" && !error.retryAfter) refuse([...wishes.values()].pop(), error);
+				if (error.code === "LIMIT_EXCEEDED" && !error.retryAfter) changed || refuse([...wishes.values()].pop(), error);
 				else if (error.status === 429) await sleep(error.retryAfter);
 				else if (changed) continue;
 				else if (refused(error) && wishes.size) await sort();
@@ -89,9 +89,8 @@ export function poll(env) {
 		if (type === "batch") return commands.forEach(obey);
 		const before = wishes.get(topic);
 		if (type === "subscribe") {
-			const { recover } = rest;
-			if (recover?.epoch) {
-				places.set(topic, { topic, ...recover });
+			if (rest.recover?.epoch) {
+				places.set(topic, { topic, ...rest.recover });
 				delete rest.recover; // a URL is short
 			}
 			wishes.set(topic, { id, topic, ...rest });

@@ -22,7 +22,7 @@ export function sse(env) {
 			const lines = (rest + value).split("\n");
 			rest = lines.pop();
 			for (const line of lines) {
-				const [, name, text] = /^(\w+): ?(.*?)\r?$/.exec(line) ?? [];
+				const [, name, text] = /^(\w+): ?(.*?)\r?$/s.exec(line) ?? [];
 				if (name) event[name] = text;
 				else if (!line.trim()) {
 					if (event.data) take(JSON.parse(event.data), event.id);
@@ -48,7 +48,7 @@ export function sse(env) {
 		}
 	}
 
-	read().catch((error) => end({ error, refused: error.status && opener }));
+	read().catch((error) => end({ error }));
 	return {
 		left: new Set(),
 		get busy() {

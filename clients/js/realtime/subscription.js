@@ -64,8 +64,10 @@ export class Subscription extends Events {
 	}
 
 	_tell(event, push) {
-		if (event === "subscribed") this.#settle.resolve(push);
-		else if (/message|gap/.test(event) && (this.#readers || !this._heard("message"))) this.#keep(push);
+		if (event === "subscribed") {
+			this.#settle.resolve(push);
+			this.#end = undefined; // of a client that had failed
+		} else if (/message|gap/.test(event) && (this.#readers || !this._heard("message"))) this.#keep(push);
 		this._emit(event, push);
 	}
 

@@ -1,21 +1,9 @@
 import { Hub } from "./hub.js";
 
 /** One connection for all tabs: a hub speaks the protocol with them, in a worker or in the tab that leads. */
-export function tabs({
-	url,
-	shared,
-	token,
-	cursor,
-	hear,
-	end,
-	ask,
-	transports,
-	minDelay,
-	maxDelay,
-	tries,
-	connectTimeout,
-	credentials,
-}) {
+export function tabs(env) {
+	const { url, shared, token, cursor, hear, end, ask } = env;
+	const { transports, minDelay, maxDelay, tries, connectTimeout, credentials } = env;
 	const name = `realtime ${shared} ${url}`;
 	const id = `${name} ${crypto.getRandomValues(new Uint32Array(3))}`;
 	const abort = new AbortController();
@@ -29,11 +17,14 @@ export function tabs({
 	const hello = () => post({ type: "hello", lock: id, url, token, cursor, options });
 	const take = (push) => {
 		known = true;
-		if (push.type === "end") end();
+		if (push.type === "end") end({ token: null });
 		else if (push.type !== "token") hear(push);
 		else {
 			const answer = (found) => post({ ...push, token: found });
-			ask(push.reason).then(answer, () => answer());
+			ask(push.reason).then(
+				(found = null) => answer(found),
+				() => answer(),
+			);
 		}
 	};
 
@@ -89,6 +80,7 @@ export function tabs({
 	});
 	return {
 		send: (text) => post(text),
+		forget: (id) => post(`{"type":"forget","id":${id}}`),
 		close() {
 			known = true;
 			leave();

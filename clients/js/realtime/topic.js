@@ -15,7 +15,7 @@ export class Topic {
 	}
 
 	get plain() {
-		return !this.recover && Object.values(this.view ?? {}).every((value) => value == null);
+		return Object.values({ ...this.view, recover: this.recover }).every((value) => value == null);
 	}
 
 	/** What is missing then. */

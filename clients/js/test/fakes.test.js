@@ -454,3 +454,278 @@ test("poll: the view of a topic that was left cannot be changed", async (t) => {
 	await wait(50);
 	assert.equal(asked.at(-1).wishes.length, 1);
 });
+
+test("what JSON cannot say is refused alone", async (t) => {
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome();
+	const bad = client.publish("room:a", 10n);
+	client.subscribe("room:b");
+	await assert.rejects(bad, TypeError);
+	await settle();
+	assert.equal(Fake.last.sent[0].topic, "room:b");
+});
+
+test("whatever a token function gives, it is not asked in a storm", async (t) => {
+	for (const [token, state] of [
+		["", "failed"],
+		[undefined, "failed"],
+		["short", "reconnecting"],
+	]) {
+		let asked = 0;
+		const client = fake(t, { token: () => (asked++, token) });
+		client.subscribe("room:a");
+		let socket;
+		for (let ms = 0; ms < 2000; ms += 20) {
+			await settle();
+			if (socket !== Fake.last) {
+				socket = Fake.last;
+				socket.welcome();
+				if (token) socket.say({ type: "auth", id: 0, user: "ada", topics: [] });
+				await settle();
+				if (token) socket.onclose({ code: 4102 });
+				else socket.say({ type: "error", id: socket.sent[0].id, code: "AUTH_REQUIRED", message: "log in" });
+			}
+			t.mock.timers.tick(20);
+		}
+		assert.ok(asked < 4, `${asked}`);
+		assert.equal(client.state, state);
+		client.close();
+		t.mock.timers.reset();
+	}
+});
+
+test("a token that is as near its end as the last is not renewed without a pause", async (t) => {
+	let asked = 0;
+	fake(t, { token: () => (asked++, "t") });
+	await settle();
+	Fake.last.welcome();
+	Fake.last.say({ type: "auth", id: 0, user: "ada", topics: [] });
+	for (let ms = 0; ms < 2000; ms += 10) {
+		const { length } = Fake.last.sent;
+		if (!ms || Fake.last.answered < length) Fake.last.say({ type: "token_expiring", expires_in: 0 });
+		Fake.last.answered = length;
+		t.mock.timers.tick(10);
+		await settle();
+		const { type, id } = Fake.last.sent.at(-1);
+		if (type === "auth" && Fake.last.sent.length > length) Fake.last.say({ type: "auth", id, topics: [] });
+	}
+	assert.ok(asked > 5 && asked < 20, `${asked}`);
+});
+
+test("a new topic that is one too many ends, also from a position", async (t) => {
+	const client = fake(t);
+	const sub = client.subscribe("room:a", { recover: { epoch: "e", offset: 5 } });
+	await settle();
+	Fake.last.welcome();
+	await settle();
+	Fake.last.say({ type: "error", id: Fake.last.sent[0].id, code: "LIMIT_EXCEEDED", message: "200 topics" });
+	await assert.rejects(sub.ready, { code: "LIMIT_EXCEEDED" });
+});
+
+test("a listener of errors may start anew, or close", async (t) => {
+	for (const [step, states] of [
+		["reconnect", ["failed", "connecting"]],
+		["close", ["failed", "closed"]],
+	]) {
+		const client = fake(t, { tries: 1 });
+		const seen = [];
+		client.on("state", ({ state }) => seen.push(state));
+		client.on("error", () => client[step]());
+		await settle();
+		Fake.last.onclose({ code: 1006 });
+		await settle();
+		assert.deepEqual(seen, states);
+		client.close();
+		t.mock.timers.reset();
+	}
+});
+
+test("a loop that was not under way when the client failed goes on after a reconnect", async (t) => {
+	const client = fake(t, { tries: 1 });
+	const sub = client.subscribe("room:a");
+	await settle();
+	Fake.last.onclose({ code: 1006 });
+	await settle();
+	assert.equal(client.state, "failed");
+	client.reconnect();
+	await settle();
+	Fake.last.welcome();
+	await settle();
+	Fake.last.say({ type: "subscribed", id: Fake.last.sent[0].id, topic: "room:a", epoch: "e", offset: 0 });
+	Fake.last.say({ type: "message", topic: "room:a", offset: 1, data: 1 });
+	const items = sub[Symbol.asyncIterator]();
+	assert.equal((await items.next()).value.data, 1);
+	const next = items.next();
+	Fake.last.say({ type: "message", topic: "room:a", offset: 2, data: 2 });
+	assert.equal((await next).value.data, 2);
+});
+
+test("one that was left in the tick in which it was taken has ended, beside one that goes on", async (t) => {
+	const client = fake(t);
+	await settle();
+	Fake.last.welcome();
+	await live(client, "room:a");
+	const sub = client.subscribe("room:a");
+	sub.unsubscribe();
+	let told = 0;
+	sub.on("subscribed", () => told++);
+	await settle();
+	assert.equal(told, 0);
+	assert.equal((await sub[Symbol.asyncIterator]().next()).done, true);
+});
+
+test("a clock that is set back hides no silence", async (t) => {
+	t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1e12 });
+	const client = connect("http://x", { transports: ["websocket"], WebSocket: Fake });
+	t.after(() => client.close());
+	await settle();
+	Fake.last.welcome();
+	const now = Date.now;
+	t.mock.method(Date, "now", () => now.call(Date) - 3_600_000);
+	t.mock.timers.tick(120_000);
+	await settle();
+	assert.equal(client.state, "reconnecting");
+});
+
+test("a call may wait for ever", async (t) => {
+	const client = fake(t);
+	const published = client.publish("room:a", 1, { timeout: Infinity });
+	t.mock.timers.tick(100_000);
+	await settle();
+	Fake.last.onclose?.({ code: 1006 });
+	await settle();
+	t.mock.timers.tick(10_000);
+	await settle();
+	Fake.last.welcome();
+	await settle();
+	Fake.last.say({ type: "published", id: Fake.last.sent[0].id, topic: "room:a", epoch: "e", offset: 1 });
+	assert.equal((await published).offset, 1);
+});
+
+test("a topic of the login that is wanted with a view gets it by WebSocket", async (t) => {
+	const client = fake(t);
+	client.subscribe("user:ada", { fields: ["x"] });
+	await settle();
+	Fake.last.welcome({ topics: [{ topic: "user:ada", epoch: "e", offset: 1 }] });
+	await settle();
+	const commands = Fake.last.sent.flatMap((command) => command.commands ?? command);
+	assert.deepEqual(
+		commands.map(({ type }) => type),
+		["unsubscribe", "subscribe"],
+	);
+	assert.deepEqual(commands[1].fields, ["x"]);
+});
+
+test("sse: a line of its own is what the protocol says, not what JavaScript does", async (t) => {
+	const { streams, fetch } = streaming(async (command) => subscribed(command));
+	const client = over(t, "sse", fetch);
+	await wait(20);
+	const sub = client.subscribe("room:a");
+	const seen = [];
+	sub.on("message", ({ data }) => seen.push(data));
+	await sub.ready;
+	streams[0].say({ type: "message", topic: "room:a", offset: 6, data: "a\u2028b\u2029c" });
+	await wait(20);
+	assert.deepEqual(seen, ["a\u2028b\u2029c"]);
+});
+
+test("sse: what the stream was asked for and is left before it comes is not asked for", async (t) => {
+	const asked = [];
+	let go;
+	const { streams, fetch } = streaming(async (command) => subscribed(command));
+	const slow = async (url, init) => {
+		if (init.method === "POST") return fetch(url, init);
+		asked.push(new URL(url).searchParams.getAll("sub").map((text) => JSON.parse(text)));
+		await new Promise((resolve) => (go = resolve));
+		return init.signal.aborted ? Promise.reject(init.signal.reason) : fetch(url, init);
+	};
+	const client = over(t, "sse", slow);
+	const one = client.subscribe("room:a");
+	await wait(10);
+	one.unsubscribe();
+	const other = client.subscribe("room:a", { fields: ["price"] });
+	await wait(10);
+	go();
+	await wait(20);
+	assert.equal(streams.length, 1);
+	assert.deepEqual(asked, [[{ topic: "room:a" }], [{ topic: "room:a", fields: ["price"] }]]);
+	assert.equal(client.state, "connected");
+	assert.deepEqual(client.placed, []);
+	other.unsubscribe();
+});
+
+test("sse: the refusal of a topic that was left meanwhile stops nothing", async (t) => {
+	let refusals = 0;
+	const { fetch } = streaming(async (command) => subscribed(command));
+	const strict = async (url, init) => {
+		if (!url.includes("sub=")) return fetch(url, init);
+		refusals++;
+		await wait(20);
+		return error("PERMISSION_DENIED", 403);
+	};
+	const client = over(t, "sse", strict);
+	const sub = client.subscribe("room:a");
+	await wait(10);
+	sub.unsubscribe();
+	await wait(100);
+	assert.equal(refusals, 1);
+	assert.equal(client.state, "connected");
+});
+
+test("poll: an answer to what was wanted before is not taken for what is wanted now", async (t) => {
+	let late;
+	const fetch = async (url, { signal }) => {
+		const query = new URL(url).searchParams;
+		const wishes = query.getAll("sub").map((text) => JSON.parse(text));
+		const answer = { messages: [], gaps: [], topics: [], cursor: "" };
+		if (!wishes.length) return json(answer);
+		if (query.get("timeout") !== "0")
+			return new Promise((resolve, reject) => (signal.onabort = () => reject(signal.reason)));
+		if (!late) await new Promise((resolve) => (late = resolve));
+		const { last = 0 } = wishes[0].recover ?? {};
+		const messages = [1, 2, 3].slice(3 - last).map((offset) => ({ type: "message", topic: "room:a", offset }));
+		const topics = [{ topic: "room:a", epoch: "e", offset: 3, recovered: last ? "full" : "none" }];
+		return json({ ...answer, messages, topics, cursor: "room%3Aa!e!3" });
+	};
+	const client = over(t, "poll", fetch);
+	await wait(20);
+	const one = client.subscribe("room:a");
+	await wait(20);
+	one.unsubscribe();
+	const other = client.subscribe("room:a", { recover: { last: 3 } });
+	const seen = [];
+	other.on("message", ({ offset }) => seen.push(offset));
+	await wait(10);
+	late();
+	await wait(50);
+	assert.deepEqual(seen, [1, 2, 3]);
+	assert.deepEqual(client.placed, []);
+});
+
+test("poll: a refusal of what was wanted before refuses nothing new", async (t) => {
+	let late;
+	const fetch = async (url, { signal }) => {
+		const wishes = new URL(url).searchParams.getAll("sub").map((text) => JSON.parse(text));
+		if (wishes.length > 1) {
+			await new Promise((resolve) => (late = resolve));
+			return error("LIMIT_EXCEEDED", 429);
+		}
+		if (wishes.length && !url.endsWith("timeout=0"))
+			await new Promise((resolve, reject) => (signal.onabort = () => reject(signal.reason)));
+		const topics = wishes.map(({ topic }) => ({ topic, epoch: "e", offset: 5 }));
+		return json({ messages: [], gaps: [], topics, cursor: topics.map(({ topic }) => `${topic}!e!5`).join("~") });
+	};
+	const client = over(t, "poll", fetch);
+	const a = client.subscribe("a");
+	await a.ready;
+	const b = client.subscribe("b");
+	await wait(20);
+	b.unsubscribe();
+	await wait(5);
+	late();
+	await wait(30);
+	a.on("ended", (reason) => reason && assert.fail(`${reason}`));
+	assert.ok(a.position);
+	assert.throws(() => client.subscribe("a", { fields: ["x"] }), { code: "ALREADY_SUBSCRIBED" });
+});

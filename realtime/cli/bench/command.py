@@ -33,7 +33,9 @@ from realtime.cli.bench.figures import Histogram, make_payload
 from realtime.cli.bench.receiver import Connected, Failed, Orders, Published, Ready, Result
 from realtime.cli.bench.report import Report, warnings, words
 from realtime.cli.ending import Exit, Failure, NoConnection, run, tell
-from realtime.cli.output import console, put_json
+from realtime.cli.given import UTF8
+from realtime.cli.output import console
+from realtime.cli.printing import put_json, say
 from realtime.cli.remote import Remote, with_remote
 from realtime.engine import lone_exceptions_bare
 from realtime.errors import CommandError, ErrorCode
@@ -80,7 +82,7 @@ class _Plan:
 
 
 @click.command()
-@click.argument("address", metavar="[URL]", required=False)
+@click.argument("address", metavar="[URL]", required=False, type=UTF8)
 @click.option("--connections", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Who listen.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Messages a second."
@@ -89,7 +91,7 @@ class _Plan:
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="For how long."
 )
 @click.option("--size", type=click.IntRange(min=_MIN_SIZE), default=128, show_default=True, help="Bytes of a payload.")
-@click.option("--topic", default="room:bench", show_default=True, help="Where to publish.")
+@click.option("--topic", type=UTF8, default="room:bench", show_default=True, help="Where to publish.")
 @click.option(
     "--transport",
     type=click.Choice(["websocket", "sse"]),
@@ -119,7 +121,7 @@ def bench(*, remote: Remote, address: str | None, as_json: bool, **plan: Any) ->
         put_json(load.report)
     else:
         for line in words(load.report):
-            click.echo(line)
+            say(line)
     for warning in warnings(load.report):
         tell(warning)
     if load.report.faulty:
@@ -135,7 +137,8 @@ class _Load:
     _connected: dict[int, int] = field(factory=dict)
     _ready: list[Ready] = field(factory=list)
     _results: list[Result] = field(factory=list)
-    _refused: int = 0
+    #: The numbers of messages that were not accepted; such as had no answer may have been published.
+    _refused: list[int] = field(factory=list)
     _refusal: str | None = None
     _late: float = 0.0
     _progress: Progress = field(
@@ -161,16 +164,16 @@ class _Load:
                 used, began = time.process_time(), time.monotonic()
                 first_due = await self._publish_all(publish)
                 cpu = (time.process_time() - used) / (time.monotonic() - began)
-                accepted = plan.total - self._refused
+                published = msgspec.json.encode(Published(plan.total, sorted(self._refused))) + b"\n"
                 for process in receivers:
-                    await process.stdin.send_all(msgspec.json.encode(Published(accepted)) + b"\n")
+                    await process.stdin.send_all(published)
                 with trio.move_on_after(_RESULT_SECONDS) as scope:
                     while len(self._results) < plan.processes:  # noqa: ASYNC110 - the same
                         await trio.sleep(0.02)
                 if scope.cancelled_caught:
                     raise Failure("a process of the bench has not come to an end")
                 nursery.cancel_scope.cancel()
-        self.report = self._sum_up(accepted, first_due, cpu)
+        self.report = self._sum_up(first_due, cpu)
 
     # -- who receives ----------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class _Load:
         lines = [
             f"GET {path}?topic={quote(plan.topic, safe=':')} HTTP/1.1",
             f"Host: {parts.netloc}",
-            *(f"{name}: {value}" for name, value in self._remote.peer_headers().items()),
+            *(f"{name}: {value}" for name, value in self._remote.credentials.peer_headers().items()),
             *(upgrade if plan.transport == "websocket" else ["Accept: text/event-stream"]),
         ]
         share, more = divmod(plan.connections, plan.processes)
@@ -242,14 +245,14 @@ class _Load:
             case Result():
                 self._results.append(event)
             case Failed(message, code, unreachable):
-                hint = _CROWDED if code == ErrorCode.LIMIT_EXCEEDED else None
+                hint = _CROWDED if code == ErrorCode.LIMIT_EXCEEDED else self._remote.credentials.hint(code)
                 raise NoConnection(message) if unreachable else Failure(message, code=code, hint=hint)
 
     # -- who publishes ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _publishing(self) -> AsyncIterator[Publish]:
-        if self._remote.api_key is not None:
+        if self._remote.credentials.api_key is not None:
             async with self._remote.publisher(_PUBLISH_SECONDS) as publisher:
                 yield publisher.publish
         else:
@@ -270,28 +273,32 @@ class _Load:
                 await free.acquire_on_behalf_of(ticket)
                 self._late = max(self._late, (time.monotonic_ns() - due) / 1e9)
                 payload = make_payload(plan.marker, number, due, plan.size)
-                nursery.start_soon(self._publish, publish, payload, partial(free.release_on_behalf_of, ticket))
+                nursery.start_soon(self._publish, publish, number, payload, partial(free.release_on_behalf_of, ticket))
                 self._progress.update(bar, completed=number + 1)
         return start + int(plan.first / plan.rate * 1e9)
 
-    async def _publish(self, publish: Publish, payload: Any, done: Callable[[], None]) -> None:
+    async def _publish(self, publish: Publish, number: int, payload: Any, done: Callable[[], None]) -> None:
         try:
             await publish(self._plan.topic, payload)
         except (CommandError, PublishError) as error:
-            self._refused += 1
-            hint = f" ({_SLOWED})" if self._remote.api_key is None else ""
+            self._refused.append(number)
+            # A client tries again for as long as it may, and then tells of the last refusal too.
+            slowed = ErrorCode.RATE_LIMIT_EXCEEDED in str(error) and self._remote.credentials.api_key is None
+            hint = f" ({_SLOWED})" if slowed else ""
             self._refusal = self._refusal or f"{error}{hint}"
         finally:
             done()
 
     # -- what it comes to ------------------------------------------------------------------------------------------
 
-    def _sum_up(self, accepted: int, first_due: int, cpu: float) -> Report:
+    def _sum_up(self, first_due: int, cpu: float) -> Report:
         plan, results = self._plan, self._results
         latencies = Histogram()
         for result in results:
             latencies.merge(Histogram(result.latencies))
-        delivered = sum(result.delivered for result in results)
+        accepted = plan.total - len(self._refused)
+        lost = sum(result.lost for result in results)
+        delivered = accepted * plan.connections - lost
         # What comes late makes the time longer; what comes early must not make it shorter than the schedule.
         last_at = max(result.last_at for result in results)
         seconds = max((plan.total - plan.first) / plan.rate, (last_at - first_due) / 1e9)
@@ -302,11 +309,12 @@ class _Load:
             size=plan.size,
             rate=plan.rate,
             published=accepted,
-            refused=self._refused,
+            refused=len(self._refused),
             refusal=self._refusal,
             delivered=delivered,
             deliveries_per_second=round(latencies.total / seconds, 1),
-            lost=max(0, accepted * plan.connections - delivered),
+            unconfirmed=sum(result.delivered for result in results) - delivered,
+            lost=lost,
             duplicated=sum(result.duplicates for result in results),
             lost_connections=sum(result.lost_connections for result in results),
             latency_ms=Report.percentiles(latencies, max(result.longest for result in results)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["Histogram", "Tally", "make_payload"]
 
@@ -88,6 +89,15 @@ class Tally:
             self.longest = max(self.longest, latency)
             self.last_at = now
         return True
+
+    def lost(self, total: int, refused: Sequence[int]) -> int:
+        """How many of the numbers up to ``total`` have not come by now, but for the ``refused``, which are in order.
+
+        Those may come, or not: where a publish had no answer, nobody knows whether it was done.
+        """
+        excused = set(refused)
+        behind = sum((total - number) - (len(refused) - bisect_left(refused, number)) for number in self._next)
+        return behind + sum(len(missing - excused) for missing in self._missing.values())
 
     def _take_out_of_turn(self, subscriber: int, number: int, expected: int) -> bool:
         missing = self._missing.setdefault(subscriber, set())

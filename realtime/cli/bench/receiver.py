@@ -22,6 +22,7 @@ from attrs import define, field
 
 from realtime.cli.bench.figures import Tally
 from realtime.cli.bench.splitting import CLOSE, PING, EventSplitter, FrameSplitter, pong
+from realtime.cli.given import decode
 
 __all__ = ["Connected", "Failed", "Orders", "Published", "Ready", "Result", "main"]
 
@@ -54,9 +55,10 @@ class Orders(msgspec.Struct):
 
 
 class Published(msgspec.Struct):
-    """The second line: all is published, so many messages."""
+    """The second line: all is published, the numbers up to this one; but for those that were not accepted, in order."""
 
-    count: int
+    total: int
+    refused: list[int]
 
 
 class Connected(msgspec.Struct, tag=True):
@@ -87,7 +89,9 @@ class Result(msgspec.Struct, tag=True):
     longest: int
     #: When the last one came, in nanoseconds of the monotonic clock.
     last_at: int
+    #: Also of messages that were not accepted; and what is lost of those that were.
     delivered: int
+    lost: int
     duplicates: int
     lost_connections: int
     #: The share of one core that this process has used while messages came.
@@ -133,13 +137,13 @@ def _open(orders: Orders, number: int, tls: ssl.SSLContext | None) -> _Connectio
         head, rest = _read_head(opened)
         if head.split(b" ", 2)[1:2] != [_STATUS[orders.transport]]:
             raise _Refused(_told(head, rest))
-        splitter = FrameSplitter() if orders.transport == "websocket" else EventSplitter()
+        splitter = FrameSplitter() if orders.transport == "websocket" else EventSplitter(chunked=_is_chunked(head))
         early: list[tuple[int, bytes]] = []
         welcomed = False
         while not welcomed:
             for opcode, text in splitter.feed(rest):
                 if b'"type":"error"' in text:
-                    raise _Refused(msgspec.json.decode(text[text.find(b"{") :], type=_Told))
+                    raise _Refused(_told(head, text[text.find(b"{") :]))
                 if opcode == CLOSE:
                     raise ConnectionError("closed in place of a welcome")
                 welcomed = welcomed or b'"type":"welcome"' in text
@@ -170,10 +174,15 @@ def _read_head(opened: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
+def _is_chunked(head: bytes) -> bool:
+    fields = (line.lower().partition(b":") for line in head.splitlines()[1:])
+    return any(name == b"transfer-encoding" and b"chunked" in value for name, _, value in fields)
+
+
 def _told(head: bytes, body: bytes) -> _Told:
     try:
-        return msgspec.json.decode(body, type=_Told)
-    except msgspec.DecodeError:
+        return msgspec.convert(decode(body), _Told)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return _Told(f"answered with {head.splitlines()[0].decode(errors='replace')}")
 
 
@@ -210,36 +219,41 @@ class _Receiver:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def run(self) -> Result | None:
-        """Count until all is there that was published, or does not come; None where nobody wants to know any more."""
+        """Count until all is there that was accepted, or does not come; None where nobody wants to know any more."""
         self._selector.register(0, selectors.EVENT_READ)
         began, used = time.monotonic(), time.process_time()
         cpu = 0.0
-        published: int | None = None
-        deadline = began
-        while published is None or (self._lacks(published) and time.monotonic() < deadline):
+        told = b""
+        published: Published | None = None
+        lost, look_at, deadline = 0, 0.0, 0.0
+        while published is None or (lost and self._open and look_at < deadline):
             for key, _ in self._selector.select(_LOOK_SECONDS):
                 if key.data is not None:
                     self._read(key.data)
                     continue
-                line = os.read(0, _RECEIVE_BYTES)
-                if not line:
+                piece = os.read(0, _RECEIVE_BYTES)
+                if not piece:
                     return None
-                published = msgspec.json.decode(line, type=Published).count
-                deadline = time.monotonic() + _DRAIN_SECONDS
-                cpu = (time.process_time() - used) / (time.monotonic() - began)
+                told += piece
+                if published is None and told.endswith(b"\n"):
+                    published = msgspec.json.decode(told, type=Published)
+                    deadline = time.monotonic() + _DRAIN_SECONDS
+                    cpu = (time.process_time() - used) / (time.monotonic() - began)
+            # A look at each of many connections takes its time, so not for each message.
+            if published is not None and time.monotonic() >= look_at:
+                lost = self._tally.lost(published.total, published.refused)
+                look_at = time.monotonic() + _LOOK_SECONDS
         tally = self._tally
         return Result(
             latencies=list(tally.latencies.counts.items()),
             longest=tally.longest,
             last_at=tally.last_at,
             delivered=tally.delivered,
+            lost=tally.lost(published.total, published.refused),
             duplicates=tally.duplicates,
             lost_connections=self._connections - self._open,
             cpu=cpu,
         )
-
-    def _lacks(self, published: int) -> bool:
-        return bool(self._open) and self._tally.delivered < published * self._connections
 
     def _read(self, connection: _Connection) -> None:
         try:

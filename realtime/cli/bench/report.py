@@ -26,12 +26,15 @@ class Report(msgspec.Struct, kw_only=True):
     connects_per_second: float
     size: int
     rate: float
-    #: All that was published and accepted, that which warmed up too; and what was refused.
+    #: All that was published and accepted, that which warmed up too; and what was refused or had no answer.
     published: int
     refused: int
     #: What the first refusal said.
     refusal: str | None
+    #: Of what was accepted.
     delivered: int
+    #: Deliveries of what had no answer, and yet was published.
+    unconfirmed: int
     #: After the warm-up.
     deliveries_per_second: float
     lost: int
@@ -78,7 +81,9 @@ def warnings(report: Report) -> Iterator[str]:
     if report.late_seconds > _LATE_SECONDS:
         yield f"the bench fell behind its schedule: publishes began up to {report.late_seconds:.2f} s late"
     if report.refused:
-        yield f"{report.refused:,} publishes were refused: {report.refusal}"
+        yield f"{report.refused:,} publishes were refused or had no answer: {report.refusal}"
+    if report.unconfirmed:
+        yield f"{report.unconfirmed:,} deliveries more were of publishes that had failed: without an answer, but done"
     if report.lost_connections:
         yield f"{report.lost_connections:,} connections were lost"
     if report.lost or report.duplicated:

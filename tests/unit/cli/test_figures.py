@@ -76,6 +76,19 @@ def test_message_out_of_turn_is_no_duplicate_the_first_time() -> None:
     assert (tally.delivered, tally.duplicates) == (4, 1)
 
 
+def test_what_did_not_come_is_lost_however_much_else_came() -> None:
+    """Each subscriber is to get each number that was accepted; one that had no answer makes up for none of them."""
+    tally = Tally("mark:", 3, first=0)
+    for number in (0, 1, 2, 3, 4):
+        tally.take(0, text(number), 1)
+    for number in (0, 1, 4):  # 3 was refused, or had no answer
+        tally.take(1, text(number), 1)
+    assert tally.lost(5, [3]) == 0 + 1 + 4
+    assert tally.lost(5, []) == 0 + 2 + 5
+    assert tally.lost(7, [2, 3, 6]) == 1 + 1 + 4
+    assert tally.delivered == 8
+
+
 def report(**changes: object) -> Report:
     usual: dict[str, object] = {
         "transport": "sse",
@@ -87,6 +100,7 @@ def report(**changes: object) -> Report:
         "refused": 0,
         "refusal": None,
         "delivered": 400,
+        "unconfirmed": 0,
         "deliveries_per_second": 200.0,
         "lost": 0,
         "duplicated": 0,
@@ -114,7 +128,8 @@ def test_good_run_has_figures_and_no_warnings() -> None:
         ({"publisher_cpu": 0.95}, "publishing took 95%", False),
         ({"receiver_cpu": 0.95}, "--processes", False),
         ({"late_seconds": 0.5}, "0.50 s late", False),
-        ({"refused": 2, "refusal": "NO: why"}, "2 publishes were refused: NO: why", True),
+        ({"refused": 2, "refusal": "NO: why"}, "2 publishes were refused or had no answer: NO: why", True),
+        ({"unconfirmed": 4}, "4 deliveries more were of publishes that had failed", False),
         ({"lost_connections": 1}, "1 connections were lost", True),
         ({"lost": 3}, "3 deliveries were lost", True),
         ({"duplicated": 3}, "3 came twice", True),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from realtime.cli.ending import Failure
 from realtime.cli.lines import JsonLines
-from realtime.cli.output import Style, lost_json, lost_words, message_json, message_words
+from realtime.cli.output import Style, lost_json, lost_words, message_json, message_words, seen_json
 from realtime.cli.review import review
 from realtime.cli.tables import activity_tables, amount, duration, stats_table
 from realtime.config import Settings
@@ -48,6 +48,23 @@ def test_message_cannot_steer_a_terminal() -> None:
     shown = message_words(message(event="\x1b[2J", key="\x07", data=Raw('"\x9b\u202e"'.encode())), PLAIN)
     assert shown.isprintable()
     assert "?[2J" in shown
+
+
+@pytest.mark.parametrize("char", ["\x7f", "\x9b", "\u202e", "\u2028", "\U000e0001"])
+def test_json_cannot_steer_a_terminal_either(char: str) -> None:
+    """Such a character stands there with its number, so that who decodes it gets what was sent."""
+    data = f'{{"{char}":"\\n{char}ü"}}'
+    line = message_json(message(event=char, data=Raw(data.encode())))
+    assert line.isprintable()
+    assert "ü" in line
+    assert json.loads(line)["event"] == char
+    assert json.loads(line)["data"] == {char: f"\n{char}ü"}
+    assert lost_json(Lost(char, 1, 1, 1, "expired")).isprintable()
+
+
+def test_tab_between_tokens_stays_as_it_is() -> None:
+    """Nowhere else can one be, and escaped it would be no JSON."""
+    assert seen_json('{"a":\t1}') == '{"a":\t1}'
 
 
 def test_colours_are_put_on_where_they_are_wanted() -> None:
@@ -159,7 +176,9 @@ async def test_lines_of_text_are_not_decoded() -> None:
     assert [line async for line in JsonLines(text=True).all(reading(b"{\r\nb c\n"))] == [(1, "{"), (2, "b c")]
 
 
-@pytest.mark.parametrize(("text", "data"), [(False, b"1\n{\n3\n"), (True, b"1\n\xff\n3\n")])
+@pytest.mark.parametrize(
+    ("text", "data"), [(False, b"1\n{\n3\n"), (False, b"1\n" + b"[" * 5000 + b"\n3"), (True, b"1\n\xff\n3\n")]
+)
 async def test_line_that_is_no_good_ends_them(text: bool, data: bytes) -> None:
     """After those before it."""
     found = []

@@ -46,9 +46,31 @@ def test_frames_do_not_depend_on_how_they_were_cut(sizes: list[int], cuts: list[
 def test_events_do_not_depend_on_how_they_were_cut(cut: int) -> None:
     """An event ends with an empty line, which may be cut in two."""
     data = b"event: a\ndata: 1\n\nevent: b\ndata: 2\n\n: rest"
-    splitter = EventSplitter()
+    splitter = EventSplitter(chunked=False)
     found = [*splitter.feed(data[:cut]), *splitter.feed(data[cut:])]
     assert found == [(TEXT, b"event: a\ndata: 1"), (TEXT, b"event: b\ndata: 2")]
+
+
+@given(st.lists(st.integers(0, 120), max_size=6), st.lists(st.integers(0, 200), max_size=6))
+def test_chunks_may_end_within_an_event(chunks: list[int], cuts: list[int]) -> None:
+    """As a proxy cuts them; their heads are no part of the events, wherever they stand, and may come in pieces too."""
+    events = [b"event: a\ndata: 0000000012", b"event: b\ndata: \r\n9\r\n."]
+    body = b"".join(event + b"\n\n" for event in events)
+    edges = sorted({0, *(min(chunk, len(body)) for chunk in chunks), len(body)})
+    coded = b"".join(b"%X;a=b\r\n%s\r\n" % (end - start, body[start:end]) for start, end in pairwise(edges))
+    splitter = EventSplitter(chunked=True)
+    found = []
+    marks = sorted({0, *(min(cut, len(coded)) for cut in cuts), len(coded)})
+    for start, end in pairwise(marks):
+        found += splitter.feed(coded[start:end])
+    assert found == [(TEXT, event) for event in events]
+
+
+@pytest.mark.parametrize("head", [b"event: a", b"", b"-5", b"1_0"])
+def test_stream_that_is_not_in_chunks_though_it_says_so_is_no_connection(head: bytes) -> None:
+    """It is counted as lost, and is not the end of the process."""
+    with pytest.raises(ConnectionError, match="not in chunks"):
+        list(EventSplitter(chunked=True).feed(head + b"\r\n0123456789\r\n"))
 
 
 def test_pong_is_masked_and_says_what_the_ping_said() -> None:
