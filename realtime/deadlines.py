@@ -50,18 +50,21 @@ class Deadlines:
         self._listens_only = listens_only
         self._close = close
         self._warn = warn
-        self._warned = False
         self._seen_delivered = 0
         #: Wakes the task; None while there is none.
         self._rearm: trio.Event | None = None
         self.connected_at = self.active_at = trio.current_time()
-        self._expires_at = math.inf
+        self._expires_at = self._warn_at = math.inf
         self.log_in(session.identity)
 
     def log_in(self, identity: Identity) -> None:
         """There is a login, with a time of its own; the caller has it watched."""
-        self._warned = False
-        self._expires_at = math.inf if identity.expires_in is None else trio.current_time() + identity.expires_in
+        self._expires_at = self._warn_at = math.inf
+        if identity.expires_in is not None:
+            left, now = identity.expires_in, trio.current_time()
+            self._expires_at = now + left
+            # Not at once, be it as short as it may: a client that is given the same token each time would ask for ever.
+            self._warn_at = now + max(left - self._settings.token_warning_seconds, left / 2)
 
     def active(self) -> None:
         """The peer has done something."""
@@ -113,12 +116,10 @@ class Deadlines:
                 if now >= deadline:
                     self._close(reason)
                     return
-            warn_at = self._expires_at - settings.token_warning_seconds
-            if now >= warn_at and not self._warned:
-                self._warned = True
+            if now >= self._warn_at:
+                self._warn_at = math.inf
                 self._warn({"type": "token_expiring", "expires_in": round(self._expires_at - now)})
-            warn_at = math.inf if self._warned else warn_at
-            nearest = min(login_by, idle_at, look_at, self._expires_at, stalled_at, warn_at)
+            nearest = min(login_by, idle_at, look_at, self._expires_at, stalled_at, self._warn_at)
             if nearest == math.inf:
                 self._rearm = None
                 return

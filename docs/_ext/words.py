@@ -76,7 +76,7 @@ SETTINGS = {
     "idle_timeout_seconds": "A peer that has sent no command for this long is closed with 4008. Pongs and ``ping`` "
     "commands do not count.",
     "auth_timeout_seconds": "A peer that has not logged in after this long is closed with 4001.",
-    "token_warning_seconds": "So long before a login expires its owner is told.",
+    "token_warning_seconds": "So long before a login expires its owner is told; of a short one half way through.",
     "write_stall_timeout_seconds": "+ It is closed with 4101.",
     "request_timeout_seconds": "",
     "keep_alive_seconds": "How long an HTTP connection may be silent between two requests.",

@@ -38,7 +38,7 @@ def call(url, body=None):
             return response.read().decode().strip()
     except HTTPError as refusal:
         with refusal:
-            return f"{refusal.status} {refusal.read().decode()}"
+            return f"{refusal.status} {refusal.read().decode().strip()}"
 
 
 async def main():

@@ -214,10 +214,22 @@ async def test_refreshed_login_is_announced_anew(autojump_clock):
             assert peer.close_reason is None
 
 
-async def test_token_shorter_than_the_warning_is_announced_at_once(autojump_clock):
-    """Better late than never."""
-    async with open_engine(settings()) as engine, connect(engine, identity=Identity("7", expires_in=10)) as peer:
-        assert (await peer.receive_type("token_expiring"))["expires_in"] == 10
+async def test_token_shorter_than_the_warning_is_announced_half_way(autojump_clock):
+    """So a peer that is given the same short token again and again is not told at once each time."""
+    expires_at = trio.current_time() + 10
+
+    async def authenticate(_token):
+        return Identity("7", expires_in=expires_at - trio.current_time())
+
+    async with open_engine(settings(), authenticate=authenticate) as engine, connect(engine) as peer:
+        await peer.command("auth", token="kept")
+        told = []
+        with trio.move_on_after(9.9):
+            while True:
+                told.append((await peer.receive_type("token_expiring"))["expires_in"])
+                await peer.command("auth", token="kept")
+        assert told[:3] == [5, 2, 1]
+        assert len(told) < 10
 
 
 # -- rates -------------------------------------------------------------------------------------------------------

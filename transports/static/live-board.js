@@ -50,6 +50,7 @@ class Cell {
 }
 
 class Row {
+  #names = [];
   #cells = new Map();
   #updated = make("td", { class: "when" });
   #trend = new Chart(TREND);
@@ -75,22 +76,36 @@ class Row {
   }
 
   columns(names) {
+    this.#names = names;
+    const name = this.element.firstChild;
+    // Where there is nothing but words they have the whole line.
+    const bare = this.ended && !this.latest;
+    name.colSpan = bare ? names.length + 3 : 1;
+    if (bare) return this.element.replaceChildren(name, this.#last);
     const cells = names.map((name) => {
       if (!this.#cells.has(name)) this.#cells.set(name, new Cell());
       return this.#cells.get(name).element;
     });
-    this.element.replaceChildren(this.element.firstChild, ...cells, this.#trendCell, this.#updated, this.#last);
+    this.element.replaceChildren(name, ...cells, this.#trendCell, this.#updated, this.#last);
   }
 
   hear(message) {
     this.latest = message;
     this.old = false;
-    if (this.ended) this.tell(null);
+    if (!this.ended) return;
     this.ended = false;
+    this.tell(null);
+    this.columns(this.#names);
   }
 
   tell(error) {
     say(this.#why, error ? `${error.code}: ${error.message}` : "");
+  }
+
+  end(error) {
+    this.ended = true;
+    this.tell(error);
+    this.columns(this.#names);
   }
 
   draw(names) {
@@ -173,8 +188,7 @@ export class Board {
       },
       ended: (error) => {
         if (!error) return;
-        row.ended = true;
-        row.tell(error);
+        row.end(error);
       },
     });
     changed();
