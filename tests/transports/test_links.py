@@ -428,6 +428,25 @@ async def test_json_without_a_bottom_ends_the_link_and_not_the_block(welcome: by
                 nursery.cancel_scope.cancel()
 
 
+async def test_reply_that_has_no_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor waited for until the command has its time-out."""
+    monkeypatch.setattr("transports.links.sse.MAX_MESSAGE_BYTES", 1 << 20)
+    welcome = b'{"type":"welcome","connection":"c","secret":"s","limits":{"max_message_bytes":999}}'
+
+    async def handle(near: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            if (await near.receive_some()).startswith(b"POST"):
+                await near.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                while True:
+                    await near.send_all(b"ffff\r\n%s\r\n" % (b" " * 0xFFFF))
+            await near.send_all(_STREAM + welcome + b"\n\n")
+            await trio.sleep_forever()
+
+    async with answering(handle) as url, connect(url, transports=["sse"], **HASTY) as client:
+        with trio.fail_after(DEADLINE_SECONDS), pytest.raises(CommandError, match="the connection was lost"):
+            await client.request("add", {}, timeout_seconds=3600)
+
+
 async def test_refusal_of_an_upgrade_that_has_no_end_is_not_kept() -> None:
     async def handle(near: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):

@@ -71,17 +71,19 @@ class SseLink:
     async def send(self, text: bytes) -> bytes | None:
         """See `realtime.link.Link`."""
         headers = {"X-Connection-Secret": self._secret, "Content-Type": "application/json"}
+        request = self._http.build_request("POST", self._target, content=text, headers=headers)
         try:
-            response = await self._http.post(self._target, content=text, headers=headers)
+            async with _answer(self._http, request) as (response, chunks):
+                body = await _beginning(chunks, MAX_MESSAGE_BYTES)
         except httpx.HTTPError as error:
             raise LinkEnded(f"a command was not answered: {type(error).__name__}") from None
         try:
-            reply = msgspec.json.decode(response.content, type=_Reply)
-        except (msgspec.DecodeError, RecursionError, ValueError):  # somebody on the way has answered
+            reply = msgspec.json.decode(body, type=_Reply)
+        except (msgspec.DecodeError, RecursionError, ValueError):  # somebody on the way has answered, or without an end
             raise LinkEnded(f"a command was answered with status {response.status_code}") from None
         if reply.code == ErrorCode.CONNECTION_NOT_FOUND:
             raise LinkEnded("the server does not know the connection any more")
-        return response.content
+        return body
 
 
 class SseDialer:
@@ -108,24 +110,34 @@ class SseDialer:
             timeout=None,  # noqa: S113
             trust_env=False,
         ) as http:
-            target = address.target("/sse", credentials)
+            request = http.build_request("GET", address.target("/sse", credentials))
             try:
-                response = await http.send(http.build_request("GET", target), stream=True)
+                async with _answer(http, request) as (response, chunks):
+                    if response.status_code != httpx.codes.OK:
+                        body = await _beginning(chunks, MAX_REFUSAL_BYTES)
+                        raise refusal(response.status_code, response.headers, body)
+                    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                        raise LinkBlocked("what answers is no event stream")
+                    yield SseLink(http, chunks, f"{address.prefix}/sse")
             except httpx.ConnectError as error:
                 raise LinkEnded(f"no connection: {error}", connected=False) from error
             except httpx.HTTPError as error:
                 raise LinkEnded(f"no answer: {type(error).__name__}") from None
-            chunks = response.aiter_raw()
-            try:
-                if response.status_code != httpx.codes.OK:
-                    raise refusal(response.status_code, response.headers, await _beginning(chunks))
-                if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                    raise LinkBlocked("what answers is no event stream")
-                yield SseLink(http, chunks, f"{address.prefix}/sse")
-            finally:
-                await _finish(chunks)  # noqa: ASYNC102 - shields itself
-                with trio.CancelScope(shield=True):  # closes a socket, which does not wait
-                    await response.aclose()
+
+
+@asynccontextmanager
+async def _answer(
+    http: httpx.AsyncClient, request: httpx.Request
+) -> AsyncIterator[tuple[httpx.Response, AsyncIterator[bytes]]]:
+    """The answer and its body, as that comes. Raises ``httpx.HTTPError``."""
+    response = await http.send(request, stream=True)
+    chunks = response.aiter_raw()
+    try:
+        yield response, chunks
+    finally:
+        await _finish(chunks)  # noqa: ASYNC102 - shields itself
+        with trio.CancelScope(shield=True):  # closes a socket, which does not wait
+            await response.aclose()
 
 
 async def _finish(chunks: AsyncIterator[bytes]) -> None:
@@ -136,14 +148,12 @@ async def _finish(chunks: AsyncIterator[bytes]) -> None:
             pass  # it was here already; the next one is waited for, and that is cancelled
 
 
-async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
-    """The body of a refusal, as much of it as there is a use for."""
-    body = b""
-    try:
+async def _beginning(chunks: AsyncIterator[bytes], most: int) -> bytes:
+    """A body, as much of it as there is a use for."""
+    body = bytearray()
+    with suppress(httpx.HTTPError):  # of a refusal it does not matter what is missing; of a reply it shows
         async for chunk in chunks:
             body += chunk
-            if len(body) > MAX_REFUSAL_BYTES:
+            if len(body) > most:
                 break
-    except httpx.HTTPError:
-        pass  # what is missing does not matter
-    return body
+    return bytes(body)
