@@ -382,6 +382,28 @@ async def test_page_keeps_what_it_knows_until_its_server_is_back(page: LivePage,
         assert not await page.evaluate("document.body.hasAttribute('data-stale')")
 
 
+async def test_key_of_a_server_that_was_started_anew_is_forgotten(page: LivePage, demo: ServerProcess) -> None:
+    """The demo makes up another one each time, and shows itself without; a page that is loaded anew knows it too."""
+    await page.use_key(demo.api_key)
+    await page.wait_for(CONNECTED)
+    await page.wait_for("_text(document.querySelector('#key-toggle')) === 'API key: set'")
+    demo.signal(signal.SIGKILL)
+    await demo.wait()
+    forgotten = "_text(document.querySelector('#key-said')).includes('It is forgotten')"
+    async with serving("demo", "--port", str(demo.port)) as second:
+        await page.wait_for(forgotten)
+        await page.wait_for(f"document.querySelector('#notice').hidden && {CONNECTED}")
+        await page.wait_for("document.querySelectorAll('#topics tr').length > 0")
+        await page.use_key(second.api_key)
+        await page.wait_for(CONNECTED)
+        second.signal(signal.SIGKILL)
+        await second.wait()
+    async with serving("demo", "--port", str(demo.port)):
+        await page.reload()
+        await page.wait_for(forgotten)
+        assert await page.evaluate("document.querySelector('#notice').hidden && sessionStorage.length") == 0
+
+
 @pytest.mark.parametrize("transport", ["sse", "poll"])
 async def test_other_transport_is_used_once_it_is_chosen(page: LivePage, transport: str) -> None:
     """The board goes on where it was."""

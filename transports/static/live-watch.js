@@ -11,6 +11,8 @@ export class Watch {
   #timer;
   #asking = false;
   #again = false;
+  /** Counts the keys. */
+  #key = 0;
   /** "asking" until the first answer, then "fine" or "gone". */
   state = "asking";
   /** When the last answer came. */
@@ -30,6 +32,7 @@ export class Watch {
   /** With another key, what was refused is asked again. */
   renew() {
     for (const question of this.#questions) question.refused = false;
+    this.#key++;
     this.now();
   }
 
@@ -44,6 +47,7 @@ export class Watch {
   async #round() {
     this.#asking = true;
     const begun = performance.now();
+    const key = this.#key;
     // Until the server is known to answer, the first question is enough.
     const known = this.state === "fine";
     const asked = this.#questions.slice(0, known ? undefined : 1).filter(({ refused }) => !refused);
@@ -58,6 +62,7 @@ export class Watch {
           return true;
         } catch (error) {
           if (!(error instanceof Refusal)) return false;
+          if (key !== this.#key) return true; // of the key before
           question.refused = error.final;
           if (error.status === 401) for (const each of this.#questions) each.refused = true; // whatever it is about
           wait = Math.max(wait, (error.retryAfter ?? 0) * 1000);

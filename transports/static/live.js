@@ -37,6 +37,8 @@ const activity = new Activity({
 
 let started = false;
 let refusal = null;
+/** The key was good once: before the page was loaded anew, or since. */
+let proven = Boolean(api.key);
 let retryAt = 0;
 let ticking;
 
@@ -46,7 +48,9 @@ watch.add(
   () => "stats",
   (stats, error) => {
     refusal = error?.final ? error : null;
+    if (refusal?.status === 401 && proven) outliveKey();
     if (!stats) return;
+    proven = Boolean(api.key);
     overview.show(stats);
     start();
   },
@@ -162,6 +166,7 @@ function showKeyPanel(shown) {
 
 function useKey(key) {
   api.key = key;
+  proven = false;
   refusal = null;
   find("key-form").reset();
   find("key-forget").disabled = !key;
@@ -169,6 +174,13 @@ function useKey(key) {
   details.renew();
   if (started) link.start(key, find("transport").value);
   watch.renew();
+}
+
+/** The server has another set of keys than before. It may show itself without one, as in development. */
+function outliveKey() {
+  useKey("");
+  showKeyPanel(true);
+  say(find("key-said"), "The server does not know your key any more. It is forgotten.");
 }
 
 find("key-toggle").addEventListener("click", () => {
