@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import selectors
+import signal
 import socket
 import ssl
 import sys
@@ -290,6 +291,12 @@ def _raise_limit(connections: int) -> None:
 
 def main() -> None:
     """Do what the first line of input says."""
+    _obey()
+    # The last line has been read by now, or nobody reads: who ends us would only disturb what Python does at its end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _obey() -> None:
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
     _raise_limit(orders.connections)
     began = time.monotonic()
