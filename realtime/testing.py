@@ -8,6 +8,8 @@ pytest-trio's ``autojump_clock``, minutes of heartbeats and timeouts pass in mil
         async with open_engine(Settings(dev=True)) as engine, connect(engine) as peer:
             peer.answers_pings = False
             assert (await peer.wait_closed()).code == 4108
+
+A little long for this house: a kit that is imported from one place, and its parts are each other's other end.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 ``/ws``, ``/sse`` with its commands, ``/poll``, and the routes that the engine has when the blueprint is made. The
 protocol, the hub, the outboxes are the same; only the wires differ. Here the sockets are hypercorn's, so nothing
 can be written without waiting: every connection's sender task does the writing, at a tenth of the front door's speed.
+
+A little long for this house: each transport is one wire and one view here, and all share what Quart needs around them.
 """
 
 from __future__ import annotations

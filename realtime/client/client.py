@@ -10,6 +10,9 @@
 
 The keeper ends the block with `ClientFailed` when it gives up. When the block ends, it is cancelled, and closes the
 link that it has within the link's own deadline.
+
+A little long for this house: half of it is the one list of what a program may ask of a client, a few lines each that hand
+on to the part that does it; the other half is the keeper, whose decisions all rest on how the connection before ended.
 """
 
 from __future__ import annotations
@@ -188,7 +191,7 @@ class Client:
 
         try:
             await self._calls.call("update", members, seconds=seconds, repeatable=True, on_doubt=doubt)
-        except BaseException:
+        except BaseException:  # also when cancelled: both sides are brought to agree, and it goes on up
             if track.view is view:  # nobody has changed it once more
                 track.view = before
             self._topics.agree(track)

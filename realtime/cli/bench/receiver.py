@@ -152,7 +152,7 @@ def _open(orders: Orders, number: int, tls: ssl.SSLContext | None) -> _Connectio
             if not welcomed:
                 rest = _receive(opened)
         opened.settimeout(0)
-    except BaseException:
+    except BaseException:  # whatever it is, it goes on up, and the socket is not left open
         opened.close()
         raise
     return _Connection(number, opened, splitter, early)
@@ -200,7 +200,7 @@ def _connect(orders: Orders) -> list[_Connection]:
                 if time.monotonic() - told >= _TELL_SECONDS:
                     told = time.monotonic()
                     _say(Connected(len(connections)))
-        except BaseException:
+        except BaseException:  # the first refusal ends all: those that wait are not tried, and it goes on up
             pool.shutdown(cancel_futures=True)
             raise
     return connections
