@@ -11,8 +11,8 @@
 The keeper ends the block with `ClientFailed` when it gives up. When the block ends, it is cancelled, and closes the
 link that it has within the link's own deadline.
 
-A little long for this house: half of it is the one list of what a program may ask of a client, a few lines each that hand
-on to the part that does it; the other half is the keeper, whose decisions all rest on how the connection before ended.
+A little long for this house: half of it is the one list of what a program may ask of a client, a few lines each that
+hand on to the part that does it; the other half is the keeper, whose decisions rest on how the last connection ended.
 """
 
 from __future__ import annotations

@@ -45,13 +45,12 @@ class State(Enum):
 class Track:
     """See the module."""
 
-    def __init__(self, topic: str, view: View, recover: Last | Position | None, *, placed: bool = False) -> None:
+    def __init__(self, topic: str, view: View, recover: Last | Position | None) -> None:
         self.topic = topic
         self.view = view
         #: Whether the server has placed us here on this link, by its own will; whether that is what we follow; and
         #: whether something else is wanted, for which it has to go first.
-        self.brought = self.placed = placed
-        self.in_the_way = False
+        self.brought = self.placed = self.in_the_way = False
         #: Who has been told of everything up to there, where the topic is begun anew for somebody else.
         self._told: tuple[list[Inbox], Position] | None = None
         self.state = State.WANTED
