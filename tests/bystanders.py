@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,8 +12,8 @@ import trio
 from realtime.server import Server
 from tests.peers import eventually, open_websocket, unique_room
 
-#: Far above what a message takes; where it takes that, somebody was in the way.
-WORST_SECONDS = 1.0
+#: Far above what a message takes, and a pause of the machine; where it takes that, somebody was in the way.
+WORST_SECONDS = 5.0
 _EVERY_SECONDS = 0.02
 
 
@@ -26,7 +27,8 @@ async def bystander(server: Server) -> AsyncIterator[None]:
             with trio.CancelScope() as scope:
                 task_status.started(scope)
                 while True:
-                    await server.publish(room, [len(sent), trio.current_time()])
+                    # Not the clock of Trio, which a test may put forward.
+                    await server.publish(room, [len(sent), time.monotonic()])
                     sent.append(None)
                     await trio.sleep(_EVERY_SECONDS)
 
@@ -34,7 +36,7 @@ async def bystander(server: Server) -> AsyncIterator[None]:
             while True:
                 number, at = (await peer.receive_type("message"))["data"]
                 assert number == len(delays)
-                delays.append(trio.current_time() - at)
+                delays.append(time.monotonic() - at)
 
         sent: list[None] = []
         publishing = await nursery.start(publish)

@@ -69,7 +69,7 @@ async def main(url):
     for name, follow in (("websocket", follow_by_websocket), ("sse", follow_by_sse)):
         print(name)
         following = asyncio.create_task(follow(url, "room:lobby", tell))
-        await asyncio.sleep(0.3)  # it has subscribed
+        await asyncio.sleep(1)  # by then it has subscribed
         for text in ("one", "two", "three"):
             await publish(url, text)
         where = await following

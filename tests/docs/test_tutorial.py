@@ -23,6 +23,7 @@ from tests.docs.walking import DOCS, ROOT, SECONDS, Walk
 from tests.e2e.chromium import CHROMIUM, Page
 from tests.e2e.processes import output_of
 from tests.e2e.test_browser import browser
+from tests.peers import connect
 
 __all__ = ["browser"]
 
@@ -89,6 +90,17 @@ async def plugged_in(url: str) -> None:
                 stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
                 return await stream.aclose()
             await trio.sleep(0.05)
+
+
+async def published(url: str, offset: int) -> None:
+    """Wait until the server at this address has published so many messages."""
+    with trio.fail_after(SECONDS):
+        while True:
+            async with connect(int(url.rpartition(":")[2])) as raw:
+                (topic,) = (await raw.request("GET", "/poll?topic=room:garden&timeout=0")).json()["topics"]
+            if topic["offset"] >= offset:
+                return
+            await trio.sleep(0.2)
 
 
 async def reconnect(page: Page) -> None:
@@ -164,7 +176,8 @@ async def test_page_recovers_or_says_what_is_lost(garden: Walk, browser: Page) -
     await browser.wait_for(shows("epoch_changed"))
     await cable.end()
     await browser.wait_for(f"{STATE}.startsWith('reconnecting')")
-    await trio.sleep(8)
+    # The server keeps five. A slow one takes longer than any seconds that could stand here.
+    await published(garden.url, offsets(await log_of(browser))[-1] + 6)
     await garden.start_again("python cable.py")
     await plugged_in(garden.second_url)
     await reconnect(browser)

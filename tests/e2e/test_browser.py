@@ -49,10 +49,21 @@ class LivePage(Page):
         """Send a form off."""
         await self.evaluate(f"document.getElementById('{identity}').requestSubmit()")
 
+    async def publish(self) -> None:
+        """Send a message off, once the form takes one: the last may have been heard before its receipt has come."""
+        await self.wait_for("!document.querySelector('#publish-go').disabled")
+        await self.submit("publish")
+
     async def use_key(self, key: str) -> None:
         """Give the page an API key."""
         await self.fill("key", key)
         await self.submit("key-form")
+
+    async def use_good_key(self, key: str) -> None:
+        """Give the page an API key, and wait until it is in and an answer has shown that the key is good."""
+        await self.evaluate("document.querySelector('#uptime').textContent = ''")
+        await self.use_key(key)
+        await self.wait_for(f"{CONNECTED} && document.querySelector('#uptime').textContent !== ''")
 
     async def press(self, key: str, modifiers: int = 0) -> None:
         """Press a key; modifiers as DevTools counts them."""
@@ -101,7 +112,8 @@ async def test_page_of_the_demo_is_alive_at_once(page: LivePage) -> None:
     await page.wait_for("!document.querySelector('#members').hidden")
     await page.click("#members summary")
     await page.wait_for("document.querySelectorAll('#members-list li').length === 1")
-    assert await page.evaluate("document.querySelector('#notice').hidden")
+    # An answer that takes longer than the page waits brings a notice, for as long as it takes.
+    await page.wait_for("document.querySelector('#notice').hidden")
     assert page.complaints == []
 
 
@@ -154,11 +166,14 @@ async def test_key_that_is_held_down_publishes_once(page: LivePage) -> None:
               const goes = document.getElementById(id).dispatchEvent(new KeyboardEvent("keydown", more));
               if (goes && !ctrlKey) document.getElementById("publish").requestSubmit(); // as browsers do
               await new Promise((resolve) => setTimeout(resolve, 30));
+              // The first is let go once its message is out: the form takes no other before.
+              while (n === 7 && document.getElementById("publish-go").disabled)
+                await new Promise((resolve) => setTimeout(resolve, 30));
             }
         })()"""
     )
-    await page.wait_for("document.querySelector('#publish-check').textContent === 'Published at offset 2.'")
-    assert await page.evaluate("document.querySelectorAll('#tail li').length") == 2
+    assert await page.evaluate("_text(document.querySelector('#publish-check'))") == "Published at offset 2."
+    await page.wait_for("document.querySelectorAll('#tail li').length === 2")
 
 
 async def test_board_shows_the_smallest_of_numbers_and_no_value_that_is_none(page: LivePage) -> None:
@@ -170,7 +185,7 @@ async def test_board_shows_the_smallest_of_numbers_and_no_value_that_is_none(pag
     cells = "[...document.querySelectorAll('#board-rows tr:last-child td')].slice(0, 2).map(_text)"
     for price, shown in (("1.5e-7", "0.00000015"), ("1e-9", "1e-9"), ("0", "0.00000000")):
         await page.fill("publish-data", f'{{"price": {price}}}')
-        await page.submit("publish")
+        await page.publish()
         await page.wait_for(f"{cells}[0].endsWith('{shown}')")
     assert await page.evaluate(f"{cells}[1]") == ""
 
@@ -206,14 +221,17 @@ async def test_value_with_something_missing_behind_it_is_grey_until_the_next(
     last = "document.querySelector('#board-rows tr:last-child')"
     await page.wait_for(f"_text({last}).includes('1')")
     assert not await page.evaluate(f"{last}.hasAttribute('data-old')")
+    # What is not confirmed yet would go out again, to the new server.
+    await page.wait_for("document.querySelector('#publish-check').textContent === 'Published at offset 1.'")
     demo.signal(signal.SIGKILL)
     await demo.wait()
+    # Before there is a server to which the page comes back by itself.
+    await page.wait_for("document.querySelector('#link').dataset.state === 'reconnecting'")
     async with serving("demo", "--port", str(demo.port)):
-        await page.wait_for("document.querySelector('#link').dataset.state === 'reconnecting'")
         await page.click("#link-again")
         await page.wait_for(CONNECTED)
         await page.wait_for(f"{last}.hasAttribute('data-old')")
-        await page.submit("publish")
+        await page.publish()
         await page.wait_for(f"!{last}.hasAttribute('data-old')")
 
 
@@ -308,7 +326,8 @@ async def test_connection_is_closed_with_a_key_and_a_confirmation_only(page: Liv
         assert (await peer.receive_type("disconnect"))["code"] == 4003
         await page.wait_for("document.querySelector('#details-said').textContent === 'Disconnected.'")
         await page.wait_for(f"!{find}")
-    assert page.complaints == []
+    # The page, which asks once a second, may ask for it between its end and the answer that tells of that.
+    assert [complaint for complaint in page.complaints if f"/api/v1/connections/{identity}" not in complaint] == []
 
 
 async def test_wrong_key_is_told_and_another_one_makes_it_good(page: LivePage, demo: ServerProcess) -> None:
@@ -384,8 +403,8 @@ async def test_page_keeps_what_it_knows_until_its_server_is_back(page: LivePage,
 
 async def test_key_of_a_server_that_was_started_anew_is_forgotten(page: LivePage, demo: ServerProcess) -> None:
     """The demo makes up another one each time, and shows itself without; a page that is loaded anew knows it too."""
-    await page.use_key(demo.api_key)
-    await page.wait_for(CONNECTED)
+    # One that never was good is not forgotten.
+    await page.use_good_key(demo.api_key)
     await page.wait_for("_text(document.querySelector('#key-toggle')) === 'API key: set'")
     demo.signal(signal.SIGKILL)
     await demo.wait()
@@ -403,7 +422,7 @@ async def test_key_of_a_server_that_was_started_anew_is_forgotten(page: LivePage
     async with serving("demo", "--port", str(demo.port)):
         await page.open(demo.url + "/")
         await page.wait_for(forgotten)
-        assert await page.evaluate("document.querySelector('#notice').hidden && sessionStorage.length") == 0
+        await page.wait_for("document.querySelector('#notice').hidden && sessionStorage.length === 0")
 
 
 @pytest.mark.parametrize("transport", ["sse", "poll"])

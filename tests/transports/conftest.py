@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from realtime.server import Server, open_server
 from tests.echo import serve_echo
@@ -33,6 +34,16 @@ def log_entries() -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.fixture
+def clock() -> trio.testing.MockClock:
+    """The clock of a test that asks for it: it goes as any other, and can be put forward with `jump`.
+
+    What is to run out gets a long time, so that it does not run out by itself on a machine that pauses. A jump is of
+    a few seconds where a peer waits for something: the deadline of that comes nearer too.
+    """
+    return trio.testing.MockClock(rate=1.0)
+
+
+@pytest.fixture
 async def echo_port() -> AsyncIterator[int]:
     """The port of an echo server on our WebSocket code."""
     async with trio.open_nursery() as nursery:
@@ -51,6 +62,16 @@ async def server() -> AsyncIterator[Server]:
 def port(server: Server) -> int:
     """The port of `server`."""
     return server.address[1]
+
+
+#: A time-out that a machine that pauses does not run into; it is jumped over.
+PATIENCE_SECONDS = 4.0
+
+
+async def jump(clock: trio.testing.MockClock, seconds: float = PATIENCE_SECONDS) -> None:
+    """Put the clock forward, once everybody has taken in what was sent to him."""
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(seconds)
 
 
 #: What is given to a server beside its settings.

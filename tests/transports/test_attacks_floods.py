@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from realtime.auth import Identity
 from realtime.routes import Route, Transport
@@ -46,7 +47,7 @@ from tests.peers import (
     upgrade_bytes,
     upgraded,
 )
-from tests.transports.conftest import running
+from tests.transports.conftest import PATIENCE_SECONDS, jump, running
 from tests.transports.test_attacks import check, consequences, text_of
 
 JWT = {"jwt_algorithms": ["HS256"], "jwt_secret": "a secret of at least thirty-two bytes"}
@@ -109,29 +110,29 @@ SLOW = {
     "half_a_chunk_for_the_application": b"POST /api/v1/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: key\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n10\r\n[",
 }
-DEADLINE_SECONDS = 0.4
 #: What a machine may add to that which has much else to do.
-SLACK_SECONDS = 1.0
+SLACK_SECONDS = 5.0
 
 
 @pytest.mark.parametrize("phase", SLOW)
-async def test_slow_loris(phase: str) -> None:
+async def test_slow_loris(phase: str, clock: MockClock) -> None:
     """Whatever is left out of a request, its connection ends in time, and nothing but a refusal was said."""
     async with attacked(
-        request_timeout_seconds=DEADLINE_SECONDS, write_stall_timeout_seconds=DEADLINE_SECONDS
+        request_timeout_seconds=PATIENCE_SECONDS, write_stall_timeout_seconds=PATIENCE_SECONDS
     ) as server:
         async with connect(server.address[1]) as raw:
             await raw.send(SLOW[phase])
             began = trio.current_time()
+            await jump(clock)
             answer = await raw.read_to_end()
-            assert trio.current_time() - began < DEADLINE_SECONDS + SLACK_SECONDS
+            assert trio.current_time() - began < PATIENCE_SECONDS + SLACK_SECONDS
         assert answer == b"" or answer.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 "))
 
 
-async def test_slow_loris_of_two_hundred() -> None:
+async def test_slow_loris_of_two_hundred(clock: MockClock) -> None:
     """They hold a place until their deadline; whoever comes meanwhile is served at once."""
     async with attacked(
-        request_timeout_seconds=DEADLINE_SECONDS, write_stall_timeout_seconds=DEADLINE_SECONDS, refusal_rate=None
+        request_timeout_seconds=PATIENCE_SECONDS, write_stall_timeout_seconds=PATIENCE_SECONDS, refusal_rate=None
     ) as server:
         port, ended = server.address[1], 0
 
@@ -152,12 +153,13 @@ async def test_slow_loris_of_two_hundred() -> None:
             async with open_websocket(port) as peer:
                 await peer.barrier()
             assert trio.current_time() - began < SLACK_SECONDS
-            await eventually(lambda: ended == 200, seconds=DEADLINE_SECONDS + 2 * SLACK_SECONDS)
+            clock.jump(PATIENCE_SECONDS)
+            await eventually(lambda: ended == 200)
 
 
 async def test_slow_loris_again_and_again() -> None:
     """Who is refused for it too often is listened to no more."""
-    async with attacked(request_timeout_seconds=0.05, refusal_rate=1, refusal_burst=3) as server:
+    async with attacked(request_timeout_seconds=0.05, refusal_rate=0.01, refusal_burst=3) as server:
         statuses = [(await answer_to(server.address[1], b"GET / HT")).status for _ in range(5)]
         assert statuses == [408, 408, 408, 429, 429]
         assert server.statistics().refused == {"bad_request": 3, "shut_out": 2}
@@ -165,7 +167,8 @@ async def test_slow_loris_again_and_again() -> None:
 
 async def test_slow_loris_of_half_a_frame() -> None:
     """A frame of which the rest does not come: its peer answers no ping either."""
-    async with attacked(ping_interval_seconds=0.2, pong_timeout_seconds=0.2) as server:
+    # Without a bystander, whose pong could be late too.
+    async with running(ping_interval_seconds=0.2, pong_timeout_seconds=0.2) as server:
         for half in (frame(TEXT, b'{"type":"ping","id":1}')[:-1], frame(TEXT, b"{", fin=False)[:3], b"\x81"):
             async with upgraded(server.address[1], "/ws") as peer:
                 await peer.raw.send(half)
@@ -183,7 +186,7 @@ async def test_slow_loris_of_a_frame_byte_by_byte() -> None:
             for byte in frame(TEXT, b" " * 60_000):
                 await peer.raw.send(bytes([byte]))
                 await trio.sleep(0.02)
-        assert trio.current_time() - began < 3 * SLACK_SECONDS
+        assert trio.current_time() - began < 2 * SLACK_SECONDS
 
 
 async def close_code(peer: WebSocketPeer) -> int:
@@ -229,12 +232,15 @@ async def test_flood_of_silent_connections_from_many_addresses() -> None:
                 assert (await third.request("GET", "/healthz")).status == 200
 
 
-async def test_silent_connections_whose_time_is_up() -> None:
+async def test_silent_connections_whose_time_is_up(clock: MockClock) -> None:
     """They are counted, and when they are gone their address has room for as many as before."""
-    async with attacked(max_handshakes=24, request_timeout_seconds=0.5) as server:  # three of one address
+    # Three of one address. Those who speak up later are in time, though the machine pauses.
+    async with attacked(max_handshakes=24, request_timeout_seconds=PATIENCE_SECONDS) as server:
         port = server.address[1]
         async with AsyncExitStack() as crowd:
-            for silent in [await crowd.enter_async_context(connect(port)) for _ in range(3)]:
+            crowd_of_three = [await crowd.enter_async_context(connect(port)) for _ in range(3)]
+            await jump(clock)
+            for silent in crowd_of_three:
                 assert await silent.read_to_end() == b""
             assert server.statistics().refused == {"silent": 3}
         with trio.fail_after(5):
@@ -361,7 +367,7 @@ async def test_flood_of_connects() -> None:
     """Over the rate of admission nobody is let in, and who waits for as long as he is told to is."""
     # Who is not let in counts neither as silent nor as a connection: ten of each there may be.
     limits = {"max_handshakes": 80, "max_connections_per_address": 10}
-    async with attacked(admission_rate=20, admission_burst=10, **limits) as server:
+    async with attacked(admission_rate=1, admission_burst=10, **limits) as server:
         port = server.address[1]
         answers = [await answer_to(port, request_bytes("GET", "/healthz")) for _ in range(40)]
         refused = [answer for answer in answers if answer.status != 200]
@@ -376,7 +382,7 @@ async def test_flood_of_connects() -> None:
 
 async def test_flood_of_refused_handshakes(log_entries: list[dict[str, Any]]) -> None:
     """After so many the address is answered unread; those of its connections that are open notice nothing."""
-    async with attacked(refusal_rate=5, refusal_burst=20, **JWT) as server:
+    async with attacked(refusal_rate=1, refusal_burst=20, **JWT) as server:
         port = server.address[1]
         upgrade = upgrade_bytes(headers=[bearer("no.such.token")])
         events = request_bytes("GET", "/sse?topic=room:a", headers={"Authorization": "Bearer no.such.token"})
@@ -386,12 +392,21 @@ async def test_flood_of_refused_handshakes(log_entries: list[dict[str, Any]]) ->
         refused = server.statistics().refused
         assert refused["credentials"] + refused["sse"] == statuses[401] == len(audited(log_entries, "refused"))
         assert refused["shut_out"] == statuses[429]
-        # Not one byte of it is read.
-        async with connect(port) as raw:
-            answer = await raw.read_response()
-            await check_refusal(answer, 429, "RATE_LIMIT_EXCEEDED")
+        answer = await unread_answer_to(port, upgrade)
+        await check_refusal(answer, 429, "RATE_LIMIT_EXCEEDED")
         await trio.sleep(int(answer.header("retry-after") or 0))
         assert (await answer_to(port, upgrade)).status == 401
+
+
+async def unread_answer_to(port: int, offence: bytes) -> Response:
+    """What is answered to an offender of whom not one byte is read."""
+    while True:
+        # What time has forgiven, be it in a pause of the machine, is used up; now and then it forgives in between.
+        while (await answer_to(port, offence)).status != 429:
+            pass
+        async with connect(port) as raw:
+            with trio.move_on_after(1):
+                return await raw.read_response()
 
 
 @pytest.mark.parametrize("target", ["/poll?topic=room:a", "/api/v1/topics", "/sse/c_guessed"])
@@ -471,18 +486,18 @@ async def until_served(port: int) -> None:
 # -- commands ----------------------------------------------------------------------------------------------------
 
 
-async def test_flood_of_subscriptions(log_entries: list[dict[str, Any]]) -> None:
+async def test_flood_of_subscriptions(log_entries: list[dict[str, Any]], clock: MockClock) -> None:
     """Over the rate they are refused; one that waits as long as it is told to is not."""
-    async with attacked(command_rate=10, command_burst=10) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(command_rate=0.2, command_burst=10) as server, open_websocket(server.address[1]) as peer:
         for number in range(10):
             assert (await peer.command("subscribe", topic=f"room:{number}"))["type"] == "subscribed"
         refused = 0
         while (reply := await peer.command("subscribe", topic="room:more"))["type"] == "error":
             assert reply["code"] == "RATE_LIMIT_EXCEEDED"
-            assert 0 < reply["retry_after"] <= 0.1
+            assert 0 < reply["retry_after"] <= 5
             refused += 1
             if refused > 5:
-                await trio.sleep(reply["retry_after"])
+                clock.jump(reply["retry_after"])
         assert refused == 6
         assert server.statistics().refused == {"command_rate": 6}
         assert len(audited(log_entries, "rate_limited")) == 6
@@ -510,11 +525,11 @@ async def test_flood_of_commands_without_end(kind: str) -> None:
 
 async def test_flood_of_commands_in_one_batch() -> None:
     """A thousand commands are a thousand, however they are wrapped."""
-    async with attacked(command_rate=10, command_burst=951) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(command_rate=0.1, command_burst=951) as server, open_websocket(server.address[1]) as peer:
         reply = await peer.command("batch", commands=[{"type": "ping", "id": number} for number in range(1_000)])
         codes = Counter(part.get("code") for part in reply["replies"])
         assert codes[None] + codes["RATE_LIMIT_EXCEEDED"] == 1_000
-        assert 950 <= codes[None] < 970
+        assert 950 <= codes[None] < 955
         assert (await peer.command("ping"))["code"] == "RATE_LIMIT_EXCEEDED"
         async with open_websocket(server.address[1]) as other:
             await other.raw.send(frame(TEXT, text_of("batch", {"commands": pings(100)})) * 200)
@@ -527,9 +542,9 @@ def pings(count: int) -> bytes:
     return b"[" + b",".join([b'{"type":"ping","id":1}'] * count) + b"]"
 
 
-async def test_flood_of_posted_commands() -> None:
+async def test_flood_of_posted_commands(clock: MockClock) -> None:
     """Beside an event stream a command is a command; over the rate it is answered 429, and at last the stream ends."""
-    async with attacked(command_rate=2, command_burst=10) as server:
+    async with attacked(command_rate=0.2, command_burst=10) as server:
         port = server.address[1]
         async with open_events(port, "topic=room:a") as stream:
             answers = [await post_command(port, stream, "ping") for _ in range(12)]
@@ -539,7 +554,7 @@ async def test_flood_of_posted_commands() -> None:
                 assert answer.status == 429
                 assert answer.json()["code"] == "RATE_LIMIT_EXCEEDED"
                 assert int(answer.header("retry-after") or 0) >= answer.json()["retry_after"] > 0
-            await trio.sleep(refused[-1].json()["retry_after"])
+            clock.jump(refused[-1].json()["retry_after"])
             assert (await post_command(port, stream, "ping")).status == 200
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(post_without_end, port, stream)
@@ -555,9 +570,9 @@ async def post_without_end(port: int, stream: EventPeer) -> None:
         await post_command(port, stream, "ping")
 
 
-async def test_flood_of_publishes_by_one_user_over_two_connections() -> None:
+async def test_flood_of_publishes_by_one_user_over_two_connections(clock: MockClock) -> None:
     """What a user publishes is counted together, so that more connections are no more messages."""
-    async with attacked(publish_rate=5, publish_burst=10, authenticate=authenticate) as server:
+    async with attacked(publish_rate=0.2, publish_burst=10, authenticate=authenticate) as server:
         port = server.address[1]
         async with (
             open_websocket(port, headers=[bearer("7")]) as one,
@@ -570,13 +585,13 @@ async def test_flood_of_publishes_by_one_user_over_two_connections() -> None:
             assert {reply["code"] for reply in refused} == {"RATE_LIMIT_EXCEEDED"}
             assert server.statistics().refused == {"publish_rate": len(refused)}
             assert (await neighbour.command("publish", topic="room:a", data=1))["type"] == "published"
-            await trio.sleep(replies[-1]["retry_after"])
+            clock.jump(refused[-1]["retry_after"])
             assert (await one.command("publish", topic="room:a", data=1))["type"] == "published"
 
 
 async def test_flood_of_polls() -> None:
     """Polls are the commands of those who have no connection."""
-    async with attacked(command_rate=5, command_burst=10, authenticate=authenticate) as server:
+    async with attacked(command_rate=1, command_burst=10, authenticate=authenticate) as server:
         port = server.address[1]
         poll = request_bytes("GET", "/poll?topic=room:a&timeout=0", headers={"Authorization": "Bearer 7"})
         answers = [await answer_to(port, poll) for _ in range(30)]
@@ -708,7 +723,7 @@ async def test_flooder_is_told_no_shorter_time_by_the_head_than_by_the_body() ->
 
 async def test_flood_of_ping_frames() -> None:
     """Over the rate they are not answered, and who goes on is sent away."""
-    async with attacked(command_rate=10, command_burst=20) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(command_rate=1, command_burst=20) as server, open_websocket(server.address[1]) as peer:
         await peer.raw.send(frame(PING, b"x") * 300)
         pongs = 0
         while (found := await peer.next_frame()).opcode != CLOSE:
@@ -753,7 +768,7 @@ async def test_flood_of_messages_in_fragments() -> None:
     pieces = (
         frame(TEXT, b'{"type":"pi', fin=False) + frame(CONTINUATION, fin=False) + frame(CONTINUATION, b'ng","id":1}')
     )
-    async with attacked(command_rate=10, command_burst=20) as server, open_websocket(server.address[1]) as peer:
+    async with attacked(command_rate=1, command_burst=20) as server, open_websocket(server.address[1]) as peer:
         await peer.raw.send(pieces * 300)
         pushes, closed = await peer.receive_to_close()
         assert Counter(push["type"] for push in pushes)["pong"] in range(6, 10)

@@ -11,6 +11,7 @@ import trio
 from quart import Response as QuartResponse
 from quart import abort, request, websocket
 from quart_trio import QuartTrio
+from trio.testing import MockClock
 
 from realtime.errors import ConfigurationError
 from realtime.server import Server
@@ -29,7 +30,7 @@ from tests.peers import (
     request_bytes,
     upgrade_bytes,
 )
-from tests.transports.conftest import running
+from tests.transports.conftest import PATIENCE_SECONDS, jump, running
 from transports.http.app import make_app
 
 # -- one after the other on a connection that is kept alive --------------------------------------------------------
@@ -366,7 +367,7 @@ async def test_answered_request_is_not_waited_for_to_its_end(port: int, name: st
     async with leaving_nothing_behind(), connect(port) as raw:
         await raw.send(UNFINISHED[name])
         assert (await raw.read_response()).json() == {"status": "ok"}
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             assert await raw.read_to_end() == b""
         assert not raw.was_reset
 
@@ -380,13 +381,14 @@ async def test_body_that_stalls_ends_its_request(mounted: Mounted, sent: int) ->
         assert await raw.read_to_end() == b""
 
 
-async def test_body_that_trickles_is_awaited(mounted: Mounted) -> None:
+async def test_body_that_trickles_is_awaited(mounted: Mounted, clock: MockClock) -> None:
     """Slow is not stalled."""
-    async with running(app=mounted.app, write_stall_timeout_seconds=0.3) as server, connect(server.address[1]) as raw:
+    stall = {"write_stall_timeout_seconds": PATIENCE_SECONDS}
+    async with running(app=mounted.app, **stall) as server, connect(server.address[1]) as raw:
         for byte in request_bytes("POST", "/upload", body=b"u" * 6):
             await raw.send(bytes([byte]))
             if byte == ord("u"):
-                await trio.sleep(0.1)
+                await jump(clock, PATIENCE_SECONDS / 3)
         assert (await raw.read_response()).json() == {"size": 6}
 
 
@@ -446,7 +448,7 @@ async def test_body_that_its_handler_never_reads_leaves_nothing(size: int) -> No
             assert (await raw.read_response()).body == b"0"
         with suppress(trio.BrokenResourceError):
             await raw.end_sending()
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             assert await raw.read_to_end() == b""
 
 
@@ -530,5 +532,5 @@ async def test_shutdown_ends_streams_of_the_application_within_the_grace(mounted
             nursery.start_soon(read)
             await eventually(lambda: len(reading) == 1)
             ending = trio.current_time()
-        assert trio.current_time() - ending < 2
+        assert trio.current_time() - ending < 5
     assert mounted.life == ["started", "stopped"]

@@ -13,10 +13,11 @@ import pytest
 import trio
 import trustme
 import websockets
+from trio.testing import MockClock
 
 from realtime.server import Server
 from tests.peers import connect, eventually, leaving_nothing_behind, open_events, open_websocket, request_bytes
-from tests.transports.conftest import running
+from tests.transports.conftest import PATIENCE_SECONDS, jump, running
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 @pytest.fixture
 async def secure(files: dict[str, str]) -> AsyncIterator[Server]:
     """A server that speaks TLS and is not patient."""
-    async with running(**files, request_timeout_seconds=0.3, keep_alive_seconds=5.0) as server:
+    async with running(**files, request_timeout_seconds=PATIENCE_SECONDS, keep_alive_seconds=5.0) as server:
         yield server
 
 
@@ -165,12 +166,15 @@ async def test_what_is_not_tls_is_ended_and_nobody_else_notices(
 @pytest.mark.parametrize(
     "sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01"], ids=["nothing", "byte", "half_hello"]
 )
-async def test_stalled_tls_handshake_is_ended_in_time(secure: Server, trusting: ssl.SSLContext, sent: bytes) -> None:
+async def test_stalled_tls_handshake_is_ended_in_time(
+    secure: Server, trusting: ssl.SSLContext, sent: bytes, clock: MockClock
+) -> None:
     """A peer that begins a handshake and goes silent holds its place only for the request timeout."""
     async with open_websocket(secure.address[1], tls=trusting) as witness:
         async with leaving_nothing_behind(), connect(secure.address[1]) as raw:
             if sent:
                 await raw.send(sent)
+            await jump(clock)
             assert await raw.read_to_end() == b""
         await witness.barrier()
 

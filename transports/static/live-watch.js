@@ -58,7 +58,8 @@ export class Watch {
         if (!path) return null;
         try {
           const answer = await this.#api.get(path);
-          question.hear(answer);
+          // What the key before was told says nothing about this one.
+          if (key === this.#key) question.hear(answer);
           return true;
         } catch (error) {
           if (!(error instanceof Refusal)) return false;

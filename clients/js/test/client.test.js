@@ -44,7 +44,7 @@ test("a thousand messages over transports that are blocked in turn: none lost, n
 		if (level > 1 && head.startsWith("GET /sse")) return "hold";
 	});
 	const writer = client(t, url);
-	const reader = client(t, between.url, { connectTimeout: 300 });
+	const reader = client(t, between.url);
 	const seen = [];
 	const used = new Set();
 	reader.on("state", ({ state, transport }) => state === "connected" && used.add(transport));
@@ -54,13 +54,14 @@ test("a thousand messages over transports that are blocked in turn: none lost, n
 	await sub.ready;
 	for (let n = 1; n <= 1000; n++) {
 		if (n === 300 || n === 650) {
+			await until(() => used.size > level); // it may still be on its way to the one that is blocked now
 			level++;
 			between.cut();
 		}
 		await writer.publish("room:a", n);
 		if (n % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 12));
 	}
-	await until(() => seen.length >= 1000);
+	await until(() => seen.length >= 1000, 20_000);
 	assert.deepEqual(
 		seen,
 		Array.from({ length: 1000 }, (_, n) => n + 1),
@@ -115,19 +116,19 @@ test("history that is too short: the gap stands in its place, exact", async (t) 
 
 for (const transport of ["websocket", "sse"]) {
 	test(`${transport}: a login that is renewed under way is noticed by nobody`, async (t) => {
-		const { url } = await serve(t, { token_warning_seconds: 1 });
+		const { url } = await serve(t);
 		const reasons = [];
 		const reader = client(t, url, {
 			transports: [transport],
 			token: async ({ reason }) => {
 				reasons.push(reason);
-				return "ada/1.5";
+				return "ada/6"; // the warning comes after the half of it: what is left is for a slow machine
 			},
 		});
 		const states = [];
 		reader.on("state", ({ state }) => states.push(state));
 		await reader.subscribe("room:a").ready;
-		await until(() => reasons.length > 3);
+		await until(() => reasons.length > 2, 20_000);
 		assert.equal(reader.user, "ada");
 		assert.deepEqual(states, ["connected"]);
 		assert.deepEqual(new Set(reasons.slice(1)), new Set(["expiring"]));
@@ -137,11 +138,16 @@ for (const transport of ["websocket", "sse"]) {
 test("a login that expires without anybody to renew it fails", async (t) => {
 	const { url } = await serve(t);
 	const reader = client(t, url, { token: "ada/0.3" });
-	await state(reader, "connected");
-	let error;
-	reader.on("state", (change) => (error = change.error));
+	const changes = [];
+	reader.on("state", (change) => changes.push(change)); // who only looks may find one that is over
 	await state(reader, "failed");
-	assert.equal(error.code, "TOKEN_EXPIRED");
+	assert.deepEqual(
+		changes.map(({ state, error }) => [state, error?.code]),
+		[
+			["connected", undefined],
+			["failed", "TOKEN_EXPIRED"],
+		],
+	);
 });
 
 for (const transport of ["websocket", "sse", "poll"]) {
@@ -284,7 +290,8 @@ for (const transport of ["websocket", "sse", "poll"]) {
 		await again.ready;
 		if (transport === "poll") return;
 		await sub.update({ maxRate: 2 });
-		for (let n = 3; n <= 20; n++) await writer.publish("room:a", { b: n });
+		// In one breath: one after the other may take long enough for more.
+		await Promise.all(Array.from({ length: 18 }, (_, n) => writer.publish("room:a", { b: n + 3 })));
 		await until(() => seen.at(-1).b === 20);
 		assert.ok(seen.length < 8, `${seen.length}`);
 	});

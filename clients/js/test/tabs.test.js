@@ -241,7 +241,7 @@ test("a tab whose second view is refused a connection for good is told", async (
 	const other = b.subscribe("room:a", { fields: ["x"] });
 	let reason;
 	other.ready.catch((error) => (reason = error.code));
-	await until(() => reason === "UNAVAILABLE", 2000);
+	await until(() => reason === "UNAVAILABLE");
 	await pause(100);
 	assert.equal(made, 2);
 	assert.equal(b.state, "connected");
