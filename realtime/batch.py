@@ -121,8 +121,7 @@ async def _outcome(session_id: str, job: Job) -> Event:
         message = str(failure)[:MAX_TEXT]
     except SessionEnded:
         raise  # the job reported by itself, and somebody had ended the session meanwhile
-    except Exception:
-        # A bug in the job: its text is not for the page.
+    except Exception:  # a bug in the job: its text is not for the page
         trace_id = secrets.token_hex(8)
         log.exception("job failed", session=session_id, node=job.node_id, trace_id=trace_id)
         message = f"internal error, trace id {trace_id}"

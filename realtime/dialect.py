@@ -73,8 +73,7 @@ class DialectFraming:
         """
         try:
             said = self.dialect.push(kind, msgspec.json.decode(text), self.topic, self.now_ms())
-        except Exception:
-            # Code of a front end's own, which the hub and the heartbeat must outlive.
+        except Exception:  # code of a front end's own, which the hub and the heartbeat must outlive
             log.exception("a dialect failed, the push is left out", kind=kind, topic=self.topic)
             said = None
         return b"" if said is None else self.inner.push("message", said, cursor)

@@ -82,8 +82,7 @@ class View:
             return message_text(publication, data)
         try:
             return self.envelope(publication.event, data, publication.time, publication.topic)
-        except Exception:
-            # Code of a front end's own, called from the hub on whatever was published: the hub must outlive it.
+        except Exception:  # code of a front end's own, called on whatever was published: the hub must outlive it
             log.exception("an envelope failed, the message is left out", topic=publication.topic)
             return None
 

@@ -34,6 +34,14 @@ async def fill(server: ServerProcess, peer: WebSocketPeer, topic: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signal_tells_everybody_and_ends_within_the_grace(number: signal.Signals) -> None:
     """Of 100 connections one reads nothing: 99 are told and closed, it is left behind, the exit code is 0."""
+    for _ in range(3):  # a machine that pauses may take longer, but not each time
+        if await seconds_to_end(number) < GRACE_SECONDS + 1:
+            return
+    pytest.fail("the grace time was over three times, and the process was still there")
+
+
+async def seconds_to_end(number: signal.Signals) -> float:
+    """How long a server lives on after a signal, with 100 connections of which one reads nothing."""
     told: list[int | None] = []
     waits: set[float] = set()
     async with serving("serve", "--dev", "--port", "0", REALTIME_GRACE_SECONDS=str(GRACE_SECONDS)) as server:
@@ -59,11 +67,13 @@ async def test_signal_tells_everybody_and_ends_within_the_grace(number: signal.S
             await fill(server, stuck, "room:stuck")
             for index in range(99):
                 await nursery.start(listen if index % 10 == 0 else live)
+            started = trio.current_time()
             server.signal(number)
-            # Far less than the server has patience with one that does not read.
             assert await server.wait(GRACE_SECONDS + DEADLINE_SECONDS) == 0
+            took = trio.current_time() - started
         assert told == [4100] * 99
         assert len(waits) > 10
+    return took
 
 
 async def test_signal_without_connections_ends_at_once() -> None:
